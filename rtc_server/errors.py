@@ -1,0 +1,157 @@
+"""Every error that the server raises on purpose, each with the reply it causes.
+
+    RtcServerError
+    ├── ConfigError               settings cannot be used; the operator's fault, ends the program with exit code 2
+    ├── CertificateError          the TLS certificate cannot be made, read or safely replaced
+    ├── EngineError               the engine cannot serve; ours
+    ├── ProtocolError             a Realtime event that we refuse; the peer's fault, the call lives on
+    └── ApiError                  an HTTP request that we refuse
+        ├── InvalidJsonError          400 invalid_json
+        ├── InvalidSdpError           400 invalid_sdp
+        ├── CallNotFoundError         404 call_id_not_found
+        ├── SdpTooLargeError          413 sdp_too_large
+        ├── UnsupportedMediaTypeError 415 unsupported_media_type
+        └── UnavailableError          503, with Retry-After
+            ├── ServerFullError           server_full
+            └── NotReadyError             not_ready
+
+A wrong argument inside the program is a ValueError; anything else that goes wrong is a bug: it ends its call,
+is logged once with its traceback and is counted.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RtcServerError(Exception):
+    """Base of the tree. `message` is a full sentence that may be shown to whoever caused it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(RtcServerError):
+    """The settings cannot be used. The message names the key, its source and what was expected."""
+
+
+class CertificateError(RtcServerError):
+    """The TLS certificate cannot be made, read or safely replaced. The message says what to do."""
+
+
+class EngineError(RtcServerError):
+    """The engine is not loaded, could not be loaded, or was lost.
+
+    `code` is short and stable ("engine_not_ready", "engine_load_failed", ...) and safe to show to callers.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ProtocolError(RtcServerError):
+    """A Realtime event from the peer that is refused. The session stays open.
+
+    `param` is the path of the offending field as the client wrote it; `event_id` the client's own id of the
+    event, filled in by whoever knows it.
+    """
+
+    def __init__(self, code: str, message: str, *, param: str | None = None, event_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+        self.event_id = event_id
+
+    def to_event_error(self) -> dict[str, str | None]:
+        """The `error` object of the server event `error`, keys in the order of the API reference."""
+        return {
+            "type": "invalid_request_error",
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+            "event_id": self.event_id,
+        }
+
+
+class ApiError(RtcServerError):
+    """An HTTP request that is refused; `to_body` and `headers` are the whole reply."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "invalid_request"
+    type: ClassVar[str] = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the reply."""
+        return {}
+
+    def to_body(self) -> dict[str, dict[str, str | None]]:
+        """The JSON body, in the shape of OpenAI's API errors."""
+        error = {"message": self.message, "type": self.type, "code": self.code, "param": self.param}
+        return {"error": error}
+
+
+class InvalidJsonError(ApiError):
+    """The request body is not JSON."""
+
+    code = "invalid_json"
+
+
+class InvalidSdpError(ApiError):
+    """The SDP offer cannot be used; the message says what is wrong with it."""
+
+    code = "invalid_sdp"
+
+
+class CallNotFoundError(ApiError):
+    """No live call has that id."""
+
+    status = 404
+    code = "call_id_not_found"
+
+
+class SdpTooLargeError(ApiError):
+    """The request body is larger than any real offer."""
+
+    status = 413
+    code = "sdp_too_large"
+
+
+class UnsupportedMediaTypeError(ApiError):
+    """The request's Content-Type is not one that the endpoint reads."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class UnavailableError(ApiError):
+    """The request is fine, but not now. `retry_after` is in whole seconds."""
+
+    status = 503
+    type = "server_error"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class ServerFullError(UnavailableError):
+    """Every call slot is taken."""
+
+    code = "server_full"
+
+
+class NotReadyError(UnavailableError):
+    """The models are not warm yet, or the server is shutting down."""
+
+    code = "not_ready"

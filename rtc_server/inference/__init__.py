@@ -1,0 +1,1 @@
+"""Where engines run: `client` (contract and supervision), `process` (default), `thread` (tests)."""

@@ -1,0 +1,55 @@
+"""Every metric of the server, declared once with its unit, for Prometheus at `GET /metrics`.
+
+Latency buckets sit around the targets: endpoint and turn stages 50/200/500 ms, whole response 300/500 ms,
+playout lateness 20/40 ms. Labels have a fixed, small set of values.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+CALLS = Gauge("rtc_server_calls", "Calls that hold a slot, connecting ones included.", registry=REGISTRY)
+CALLS_STARTED = Counter("rtc_server_calls_started", "Calls admitted.", registry=REGISTRY)
+CALLS_ENDED = Counter("rtc_server_calls_ended", "Calls ended, by reason.", ["reason"], registry=REGISTRY)
+CALLS_REFUSED = Counter("rtc_server_calls_refused", "Calls refused, by code.", ["code"], registry=REGISTRY)
+RESPONSES = Counter("rtc_server_responses", "Responses ended, by status.", ["status"], registry=REGISTRY)
+RESPONSE_LATENCY = Histogram(
+    "rtc_server_response_latency_seconds",
+    "Last voiced input sample at the server to first voiced output sample leaving it.",
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0),
+    registry=REGISTRY,
+)
+TURN_STAGE = Histogram(
+    "rtc_server_turn_stage_seconds",
+    "Duration of one stage of a turn.",
+    ["stage"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0),
+    registry=REGISTRY,
+)
+SPECULATIONS = Counter(
+    "rtc_server_speculations",
+    "Responses started before the endpoint, by outcome.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+INTERRUPTIONS = Counter(
+    "rtc_server_interruptions", "Voice during a reply, by verdict.", ["verdict"], registry=REGISTRY
+)
+PLAYOUT_LATENESS = Histogram(
+    "rtc_server_playout_lateness_seconds",
+    "How late a 20 ms playout frame was pulled.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5),
+    registry=REGISTRY,
+)
+PLAYOUT_SKIPPED = Counter(
+    "rtc_server_playout_skipped_frames", "Playout frames skipped after a stall.", registry=REGISTRY
+)
+PLAYOUT_UNDERRUNS = Counter(
+    "rtc_server_playout_underruns", "Times a reply ran dry while it was playing.", registry=REGISTRY
+)
+ENGINE_RESTARTS = Counter("rtc_server_engine_restarts", "Engines lost and started again.", registry=REGISTRY)
+ASYNCIO_TASKS = Gauge("rtc_server_asyncio_tasks", "Tasks alive on the event loop.", registry=REGISTRY)
+THREADS = Gauge("rtc_server_threads", "Threads of the media process.", registry=REGISTRY)
+RSS_BYTES = Gauge("rtc_server_rss_bytes", "Resident memory of the media process.", registry=REGISTRY)

@@ -1,0 +1,1 @@
+"""OpenAI's Realtime words, pure: `events` (parse and build), `session` (settings), `conversation` (items)."""
