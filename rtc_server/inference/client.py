@@ -37,12 +37,8 @@ from .wire import (
 log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 18
-MAX_UNSENT_BYTES = (
-    16 * 1024 * 1024
-)  # about 16 turns of 30 s; an engine this far behind is not reading any more
-STABLE_SECONDS = (
-    30.0  # an engine that lived this long was healthy: its next restart starts at the first back-off
-)
+MAX_UNSENT_BYTES = 16 * 1024 * 1024  # about 16 turns of 30 s; an engine this far behind is not reading any more
+STABLE_SECONDS = 30.0  # an engine that lived this long was healthy: its next restart starts at the first back-off
 LOAD_TIMEOUT_SECONDS = 300.0  # a full checkpoint from a slow disk; beyond it the host is hung
 
 EventSink: TypeAlias = Callable[[EngineEvent], None]
@@ -194,9 +190,7 @@ class EngineClient(ABC):
             reader, self._writer = await asyncio.open_connection(sock=ours)
             await self._start_host(theirs)
             settings = self._settings
-            self._send(
-                Configure(settings.backend, dict(settings.options), settings.nice, settings.cpu_affinity)
-            )
+            self._send(Configure(settings.backend, dict(settings.options), settings.nice, settings.cpu_affinity))
             ready_at = None
             frames = FrameReader()
             try:

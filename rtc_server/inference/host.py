@@ -87,9 +87,7 @@ class EngineHost:
         except ModelsMissingError as error:
             self._send(EngineUnavailable("models_missing", str(error)))
             return None
-        except (
-            Exception
-        ) as error:  # whatever a backend raises while loading must reach the operator as a sentence
+        except Exception as error:  # whatever a backend raises while loading must reach the operator as a sentence
             log.exception("engine could not be loaded")
             self._send(EngineUnavailable("engine_load_failed", f"{type(error).__name__}: {error}"))
             return None

@@ -16,9 +16,7 @@ from typing import TypeAlias
 from model.interface import EngineEvent, EngineInfo, GenerateRequest
 
 HEADER = struct.Struct(">I")
-MAX_FRAME_BYTES = (
-    64 * 1024 * 1024
-)  # far above a 30 s turn (1 MB) with a long history; a corrupt length stops here
+MAX_FRAME_BYTES = 64 * 1024 * 1024  # far above a 30 s turn (1 MB) with a long history; a corrupt length stops here
 
 
 @dataclass(frozen=True, slots=True)

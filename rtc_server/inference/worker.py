@@ -28,9 +28,7 @@ def prepare_process(configure: Configure) -> None:
 
 def main() -> None:
     """Serve one engine on the inherited socket until the server leaves."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Ctrl-C reaches the whole process group; the server decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     EngineHost(socket.socket(fileno=int(sys.argv[1]))).serve(prepare_process)

@@ -14,9 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rtc_server.errors import ProtocolError
 
-MAX_MESSAGE_BYTES = (
-    64 * 1024
-)  # what aiortc's SCTP advertises; audio never travels here, so text is all there is
+MAX_MESSAGE_BYTES = 64 * 1024  # what aiortc's SCTP advertises; audio never travels here, so text is all there is
 
 Event: TypeAlias = dict[str, Any]
 NewId: TypeAlias = Callable[[str], str]
@@ -157,16 +155,12 @@ def _protocol_error(error: ValidationError, event_id: str | None) -> ProtocolErr
         case "union_tag_not_found":
             return ProtocolError("invalid_event", "The event has no 'type'.", param="type", event_id=event_id)
         case "extra_forbidden":
-            return ProtocolError(
-                "unknown_parameter", f"Unknown parameter: '{param}'.", param=param, event_id=event_id
-            )
+            return ProtocolError("unknown_parameter", f"Unknown parameter: '{param}'.", param=param, event_id=event_id)
         case "missing":
             message = f"Missing required parameter: '{param}'."
             return ProtocolError("missing_required_parameter", message, param=param, event_id=event_id)
         case _:
-            return ProtocolError(
-                "invalid_value", f"'{param}': {first['msg']}.", param=param, event_id=event_id
-            )
+            return ProtocolError("invalid_value", f"'{param}': {first['msg']}.", param=param, event_id=event_id)
 
 
 class EventWriter:

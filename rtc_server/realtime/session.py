@@ -79,9 +79,7 @@ class SessionConfig(_Strict):
     tracing: None = None
     audio: Audio = Audio()
 
-    def updated(
-        self, patch: dict[str, Any], voices: tuple[str, ...], *, voice_is_fixed: bool
-    ) -> SessionConfig:
+    def updated(self, patch: dict[str, Any], voices: tuple[str, ...], *, voice_is_fixed: bool) -> SessionConfig:
         """Deep-merge a `session.update` payload. Raises ProtocolError that names the first bad field."""
         if patch.get("type", "realtime") != "realtime":
             raise ProtocolError("invalid_value", "session.type must be 'realtime'.", param="session.type")

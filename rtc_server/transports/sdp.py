@@ -88,9 +88,7 @@ def _check_media(sections: list[list[str]]) -> None:
         kinds.append(fields[0])
         profiles = {"audio": "UDP/TLS/RTP/SAVPF", "application": "UDP/DTLS/SCTP"}
         if fields[0] in profiles and fields[2] != profiles[fields[0]]:
-            raise InvalidSdpError(
-                f"The {fields[0]} m-line must use '{profiles[fields[0]]}', not '{fields[2][:40]}'."
-            )
+            raise InvalidSdpError(f"The {fields[0]} m-line must use '{profiles[fields[0]]}', not '{fields[2][:40]}'.")
         for line in section:
             if line.startswith("c="):
                 _check_connection(line)
@@ -126,14 +124,8 @@ def _check_transport(session: list[str], section: list[str]) -> list[str]:
 
     for name, minimum in (("ice-ufrag", MIN_UFRAG), ("ice-pwd", MIN_PWD)):
         found = values(name)
-        if (
-            len(found) != 1
-            or not minimum <= len(found[0]) <= MAX_ICE_CREDENTIAL
-            or not _ICE_CHARS.match(found[0])
-        ):
-            raise InvalidSdpError(
-                f"The offer needs one '{name}' of at least {minimum} characters per m-section."
-            )
+        if len(found) != 1 or not minimum <= len(found[0]) <= MAX_ICE_CREDENTIAL or not _ICE_CHARS.match(found[0]):
+            raise InvalidSdpError(f"The offer needs one '{name}' of at least {minimum} characters per m-section.")
     fingerprints = values("fingerprint")
     if not fingerprints:
         raise InvalidSdpError("The offer has no DTLS fingerprint.")
@@ -163,9 +155,7 @@ def _drop_candidates(lines: list[str], allow_loopback: bool) -> tuple[list[str],
             kept.append(line)
             seen.add(line)
     if num_offered > 4 * MAX_CANDIDATES or len(seen) > MAX_CANDIDATES:
-        raise InvalidSdpError(
-            f"The offer names too many ICE candidates; at most {MAX_CANDIDATES} are accepted."
-        )
+        raise InvalidSdpError(f"The offer names too many ICE candidates; at most {MAX_CANDIDATES} are accepted.")
     return kept, len(seen)
 
 
@@ -186,6 +176,4 @@ def is_usable_candidate(candidate: str, *, allow_loopback: bool = False) -> bool
         return False  # a host name or an mDNS name: resolving it would make the server send where it is told
     if address.is_loopback:
         return allow_loopback
-    return not (
-        address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved
-    )
+    return not (address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved)

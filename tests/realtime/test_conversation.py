@@ -52,7 +52,16 @@ def test_a_long_call_forgets_its_oldest_items() -> None:
 
 @pytest.mark.parametrize(
     ("text_end", "heard"),
-    [(None, ""), (0, ""), (3, ""), (5, "Paris"), (7, "Paris"), (8, "Paris is"), (9, "Paris is"), (100, "Paris is big.")],
+    [
+        (None, ""),
+        (0, ""),
+        (3, ""),
+        (5, "Paris"),
+        (7, "Paris"),
+        (8, "Paris is"),
+        (9, "Paris is"),
+        (100, "Paris is big."),
+    ],
 )
 def test_a_word_counts_as_heard_when_it_was_finished(text_end: int | None, heard: str) -> None:
     assert heard_text("Paris is big.", text_end) == heard

@@ -98,4 +98,4 @@ def test_any_payload_of_a_known_event_is_parsed_or_refused(kind: str, payload: o
         try:
             parse_client_event(json.dumps({"type": kind, field: payload}))
         except ProtocolError as refused:
-            assert refused.message
+            assert refused.message  # noqa: PT017 - both outcomes are right

@@ -1,0 +1,1 @@
+"""The aiohttp application: `server` (wiring), `calls` (signaling), `health`, `middleware`."""

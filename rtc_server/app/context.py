@@ -1,0 +1,21 @@
+"""What the HTTP handlers share: one frozen bundle, made once by `server` and found through a typed key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from rtc_server.calls.registry import CallRegistry
+from rtc_server.config import Settings
+from rtc_server.inference.client import EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class AppContext:
+    settings: Settings
+    engine: EngineClient
+    registry: CallRegistry
+
+
+CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

@@ -1,0 +1,83 @@
+"""What operators and pages ask: liveness, readiness, what this server is, and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import psutil
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from rtc_server import metrics
+
+from .context import CONTEXT
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/healthz")
+async def healthz(request: web.Request) -> web.Response:
+    """200 while the event loop runs."""
+    return web.json_response({"status": "ok"})
+
+
+@routes.get("/readyz")
+async def readyz(request: web.Request) -> web.Response:
+    """200 when the models are warm and a line is free, else 503 with the reason."""
+    context = request.app[CONTEXT]
+    num_calls, max_calls = len(context.registry), context.settings.server.max_calls
+    reason = None
+    if not context.engine.is_ready:
+        reason = "engine_not_ready"
+    elif num_calls >= max_calls:
+        reason = "server_full"
+    body = {
+        "status": "ready" if reason is None else "not_ready",
+        "reason": reason,
+        "engine_ready": context.engine.is_ready,
+        "engine_restarts": context.engine.restarts,
+        "calls": num_calls,
+        "max_calls": max_calls,
+    }
+    return web.json_response(body, status=200 if reason is None else 503)
+
+
+@routes.get("/v1/info")
+async def info(request: web.Request) -> web.Response:
+    """What the page shows about this server."""
+    context = request.app[CONTEXT]
+    settings = context.settings
+    body: dict[str, object] = {
+        "backend": settings.engine.backend,
+        "ready": context.engine.is_ready,
+        "calls": len(context.registry),
+        "max_calls": settings.server.max_calls,
+        "https_port": settings.server.https_port if settings.server.tls else None,
+        "model": None,
+        "description": "",
+        "voices": [],
+    }
+    if context.engine.is_ready:
+        engine = context.engine.info
+        body |= {"model": engine.name, "description": engine.description, "voices": list(engine.voices)}
+    return web.json_response(body)
+
+
+@routes.get("/v1/models")
+async def models(request: web.Request) -> web.Response:
+    """The loaded model as an OpenAI list; empty while it loads."""
+    engine = request.app[CONTEXT].engine
+    data = []
+    if engine.is_ready:
+        data.append({"id": engine.info.name, "object": "model", "created": 0, "owned_by": "rtc-server"})
+    return web.json_response({"object": "list", "data": data})
+
+
+@routes.get("/metrics")
+async def prometheus(request: web.Request) -> web.Response:
+    """Prometheus text format."""
+    metrics.ASYNCIO_TASKS.set(len(asyncio.all_tasks()))
+    metrics.THREADS.set(threading.active_count())
+    metrics.RSS_BYTES.set(psutil.Process().memory_info().rss)
+    return web.Response(body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})

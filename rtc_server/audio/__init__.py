@@ -1,0 +1,1 @@
+"""PCM and time, pure: `pcm` (helpers), `resample`, `playout` (what leaves, and when)."""

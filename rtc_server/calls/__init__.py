@@ -1,0 +1,1 @@
+"""Calls: `core` (rules, pure), `call` (shell), `registry` (admission and slots)."""

@@ -1,0 +1,209 @@
+"""One call: the shell that connects a transport, the rules in `core` and the engine, and ends all three together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+
+from model.interface import EngineEvent, Pcm16
+from rtc_server import metrics
+from rtc_server.audio.playout import Playout, PlayoutFrame
+from rtc_server.config import Settings
+from rtc_server.inference.client import EngineClient
+from rtc_server.realtime.session import Audio, AudioInput, AudioOutput, SessionConfig, TurnDetection
+from rtc_server.transports.base import MediaTransport
+from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
+from rtc_server.turns.echo_guard import EchoGuard
+from rtc_server.turns.interruption import BargeIn
+from rtc_server.turns.vad import VoiceDetector
+
+from .client_events import ClientEvents
+from .core import CallCore, CancelRequest, CoreSettings, GrantAudio, Observe, SendEvent, SubmitRequest
+
+log = logging.getLogger(__name__)
+
+
+def new_id(prefix: str) -> str:
+    """A random id that cannot be guessed: "rtc_9Xb2..."."""
+    return f"{prefix}_{secrets.token_urlsafe(15)}"
+
+
+def initial_session(settings: Settings, model_name: str, voices: tuple[str, ...]) -> SessionConfig:
+    """The session that a new call starts with, from the server's settings."""
+    turns = settings.turns
+    detection = TurnDetection(
+        threshold=turns.threshold,
+        prefix_padding_ms=turns.prefix_padding_ms,
+        silence_duration_ms=turns.silence_duration_ms,
+        create_response=turns.create_response,
+        interrupt_response=turns.interrupt_response,
+    )
+    return SessionConfig(
+        model=model_name,
+        instructions=settings.session.instructions,
+        audio=Audio(input=AudioInput(turn_detection=detection), output=AudioOutput(voice=voices[0])),
+    )
+
+
+class Call:
+    """A `MediaSink`. Created by the registry; `run` carries it from set-up to the freed slot."""
+
+    def __init__(
+        self,
+        call_id: str,
+        settings: Settings,
+        transport: MediaTransport,
+        engine: EngineClient,
+        vad: VoiceDetector,
+    ) -> None:
+        info = engine.info
+        self.call_id = call_id
+        self.created_at = time.time()
+        self.connected = asyncio.Event()
+        """Set once media flows."""
+        self._settings = settings
+        self._transport = transport
+        self._engine = engine
+        self._playout = Playout(sample_rate=transport.playout_sample_rate)
+        session = initial_session(settings, info.name, info.voices)
+        self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
+        self._detector = TurnDetector(
+            vad,
+            self._detector_config(session),
+            is_echo=None if self._echo_guard is None else self._echo_guard.is_echo,
+        )
+        turns = settings.turns
+        self.core = CallCore(
+            call_id=call_id,
+            engine=info,
+            session=session,
+            detector=self._detector,
+            playout=self._playout,
+            barge_in=BargeIn(interruption_min_ms=turns.interruption_min_ms, gives_transcripts=info.gives_transcripts),
+            new_id=new_id,
+            settings=CoreSettings(
+                audio_credit_ms=settings.engine.audio_credit_ms,
+                response_timeout_seconds=settings.engine.response_timeout_seconds,
+                speculate=turns.speculation_silence_ms > 0,
+            ),
+            on_session=self._on_session,
+        )
+        expires_at = int(self.created_at + settings.server.max_call_seconds)
+        self._client_events = ClientEvents(self.core, new_id, new_id("sess"), expires_at, info.voices)
+        self._timer: asyncio.TimerHandle | None = None
+        self._underruns = 0
+
+    async def run(self) -> str:
+        """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
+        reason = "internal_error"
+        try:
+            async with asyncio.timeout(self._settings.server.max_call_seconds):
+                reason = await self._transport.run(self)
+        except TimeoutError:
+            reason = "time_limit"
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.core.close()
+            self._drain()
+            await self._transport.close()
+        return reason
+
+    async def hang_up(self) -> None:
+        """End the call from our side; `run` returns "hangup"."""
+        await self._transport.close()
+
+    # --- MediaSink
+
+    def on_connected(self) -> None:
+        self.connected.set()
+
+    def on_channel_open(self) -> None:
+        self._transport.send_event(self._client_events.session_created())
+
+    def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
+        self.core.receive_audio(pcm, now, jitter_buffer_ms)
+        self._drain()
+
+    def on_message(self, data: str | bytes, now: float) -> None:
+        events = self._client_events.receive(data, now)
+        for event in events:
+            self._transport.send_event(event)
+        self._drain()
+
+    def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
+        metrics.PLAYOUT_LATENESS.observe(lateness_seconds)
+        frame = self.core.pull_frame(now)
+        if self._echo_guard is not None:
+            self._echo_guard.sent(frame.pcm)
+        if self._playout.underruns > self._underruns:
+            metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
+            self._underruns = self._playout.underruns
+        self._drain()
+        return frame
+
+    # --- inside
+
+    def _detector_config(self, session: SessionConfig) -> TurnDetectorConfig:
+        turns = self._settings.turns
+        detection = session.audio.input.turn_detection
+        # Without turn detection the values do not matter: nothing is detected, audio waits for a commit.
+        values = detection or TurnDetection()
+        return TurnDetectorConfig(
+            is_enabled=detection is not None,
+            threshold=values.threshold,
+            prefix_padding_ms=values.prefix_padding_ms,
+            silence_duration_ms=values.silence_duration_ms,
+            min_speech_ms=turns.min_speech_ms,
+            max_utterance_ms=turns.max_utterance_ms,
+            speculation_silence_ms=turns.speculation_silence_ms,
+        )
+
+    def _on_session(self, session: SessionConfig) -> None:
+        self._detector.update(self._detector_config(session))
+
+    def _on_engine_event(self, event: EngineEvent) -> None:
+        self.core.receive_engine(event, asyncio.get_running_loop().time())
+        self._drain()
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        self.core.handle_deadline(asyncio.get_running_loop().time())
+        self._drain()
+
+    def _drain(self) -> None:
+        """Carry out what the core decided, then arm its next deadline."""
+        for output in self.core.outputs():
+            match output:
+                case SendEvent(event):
+                    self._transport.send_event(event)
+                case SubmitRequest(request):
+                    self._engine.submit(request, self._on_engine_event)
+                case CancelRequest(response_id):
+                    self._engine.cancel(response_id)
+                case GrantAudio(response_id, audio_ms):
+                    self._engine.grant(response_id, audio_ms)
+                case Observe():
+                    _observe(output)
+        deadline = self.core.next_deadline()
+        if self._timer is not None and (deadline is None or self._timer.when() > deadline):
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._on_deadline)
+
+
+def _observe(output: Observe) -> None:
+    match output.name:
+        case "stage":
+            metrics.TURN_STAGE.labels(output.label).observe(output.value)
+        case "latency":
+            metrics.RESPONSE_LATENCY.observe(output.value)
+        case "response":
+            metrics.RESPONSES.labels(output.label).inc()
+        case "speculation":
+            metrics.SPECULATIONS.labels(output.label).inc()
+        case "interruption":
+            metrics.INTERRUPTIONS.labels(output.label).inc()

@@ -1,0 +1,126 @@
+"""All calls of this process: admission, the slot each call holds, and their end.
+
+A slot is taken before the offer is answered and given back in one place, when the call's task ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rtc_server import metrics
+from rtc_server.config import Settings
+from rtc_server.errors import CallNotFoundError, NotReadyError, ServerFullError
+from rtc_server.inference.client import EngineClient
+from rtc_server.transports.base import MediaTransport
+from rtc_server.turns.vad import VoiceDetector
+
+from .call import Call, new_id
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
+
+
+class CallRegistry:
+    """Owns every `Call` and its task, inside the task group given to it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: EngineClient,
+        make_vad: Callable[[], VoiceDetector],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._make_vad = make_vad
+        self._tasks = tasks
+        self._calls: dict[str, Call] = {}
+        self._num_reserved = 0
+        self._is_closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._calls) + self._num_reserved
+
+    def get(self, call_id: str) -> Call:
+        """Raises CallNotFoundError."""
+        try:
+            return self._calls[call_id]
+        except KeyError:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
+
+    def reserve(self) -> Slot:
+        """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
+        if self._is_closing or not self._engine.is_ready:
+            metrics.CALLS_REFUSED.labels("not_ready").inc()
+            raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
+        if len(self) >= self._settings.server.max_calls:
+            metrics.CALLS_REFUSED.labels("server_full").inc()
+            message = f"All {self._settings.server.max_calls} lines are busy."
+            raise ServerFullError(message, retry_after=RETRY_AFTER_SECONDS)
+        self._num_reserved += 1
+        self._count()
+        return Slot(self)
+
+    def start(self, transport: MediaTransport) -> Call:
+        """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
+        call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad())
+        self._calls[call.call_id] = call
+        self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
+        metrics.CALLS_STARTED.inc()
+        return call
+
+    def release(self) -> None:
+        """Give a reserved slot back."""
+        self._num_reserved -= 1
+        self._count()
+
+    async def close(self) -> None:
+        """End every call and wait until the last slot is free."""
+        self._is_closing = True
+        await asyncio.gather(*(call.hang_up() for call in list(self._calls.values())))
+        await self._idle.wait()
+
+    async def _run(self, call: Call) -> None:
+        reason = "internal_error"
+        try:
+            log.info("call started", extra={"call_id": call.call_id})
+            reason = await call.run()
+        except Exception:  # a bug in one call must not take the others down: it ends here, counted and logged once
+            log.exception("call failed", extra={"call_id": call.call_id})
+        finally:
+            del self._calls[call.call_id]
+            self._count()
+            metrics.CALLS_ENDED.labels(reason).inc()
+            log.info("call ended", extra={"call_id": call.call_id, "reason": reason})
+
+    def _count(self) -> None:
+        metrics.CALLS.set(len(self))
+        if len(self):
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+
+class Slot:
+    """A place for one call, held from admission until the call starts or set-up fails."""
+
+    def __init__(self, registry: CallRegistry) -> None:
+        self._registry: CallRegistry | None = registry
+
+    def start(self, transport: MediaTransport) -> Call:
+        """Turn the reservation into a call."""
+        assert self._registry is not None, "the slot was used already"
+        call = self._registry.start(transport)
+        self.release()
+        return call
+
+    def release(self) -> None:
+        """Give the place back if no call was started. Idempotent."""
+        registry, self._registry = self._registry, None
+        if registry is not None:
+            registry.release()

@@ -1,0 +1,191 @@
+"""One reply as the call sees it: its texts, its audio credit, and when each of its stages happened."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from model.interface import AudioDelta, EngineEvent, ResponseDone
+
+GRANT_STEP_MS = 200  # credit goes to the engine in lumps of this size: 5 messages a second instead of 50
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Monotonic seconds at which a response reached each stage; None where it did not (yet)."""
+
+    submitted: float | None = None
+    started: float | None = None
+    transcript: float | None = None
+    first_text: float | None = None
+    first_audio: float | None = None
+
+
+@dataclass(slots=True)
+class TurnTiming:
+    """When a user turn ended, on the monotonic clock."""
+
+    last_voice_at: float
+    """When the last voiced sample reached the server's VAD input."""
+    jitter_buffer_ms: float
+    """How long that sample had been inside the server by then (receive buffer and decoder)."""
+    endpoint_at: float
+    """When the turn was declared over."""
+
+
+@dataclass(slots=True)
+class Response:
+    """A reply from request to last sample. Owned by the call core; found by `response_id`, or dead."""
+
+    response_id: str
+    item_id: str
+    turn_id: str
+    is_held: bool
+    """Speculative: works, but nothing of it is shown or played until the endpoint releases it."""
+    speculated: bool = False
+    timing: TurnTiming | None = None
+    metadata: dict[str, str] | None = None
+    user_item_id: str | None = None
+    """The user item that its transcript belongs to."""
+    stages: StageTimes = field(default_factory=StageTimes)
+    held_events: list[EngineEvent] = field(default_factory=list)
+    transcript: str | None = None
+    audio_seconds: float = 0.0
+    """Length of the user audio it answers."""
+    text: str = ""
+    has_item: bool = False
+    """The assistant item was announced to the client."""
+    previous_item_id: str | None = None
+    """The item before the assistant's, once it was announced."""
+    unplayed: list[AudioDelta] = field(default_factory=list)
+    """Sound that waits for an earlier response to finish playing; bounded by the audio credit."""
+    received_audio_ms: float = 0.0
+    granted_ms: int = 0
+    done: ResponseDone | None = None
+    """The engine's last word; playing may go on after it."""
+    is_announced_done: bool = False
+    """`response.done` went out."""
+    output_started: bool = False
+    measured: bool = False
+    deadline: float | None = None
+    """When the engine must have produced something, monotonic seconds; None once it has."""
+
+    @property
+    def is_generating(self) -> bool:
+        return self.done is None
+
+    def credit_due(self, played_ms: float, credit_ms: int) -> int:
+        """Milliseconds to grant now so that the engine stays `credit_ms` ahead of what was played; 0 if too few."""
+        due = int(played_ms) + credit_ms - self.granted_ms
+        if due < GRANT_STEP_MS or self.done is not None:
+            return 0
+        self.granted_ms += due
+        return due
+
+
+class InputClock:
+    """Remembers when recent input samples arrived, so that a sample number can be turned into a time.
+
+    Bounded: about `KEPT_FRAMES` frames, which is longer than any endpoint wait that matters for latency."""
+
+    KEPT_FRAMES = 1_024  # 20 s of 20 ms frames
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, float, float]] = deque(maxlen=self.KEPT_FRAMES)
+
+    def received(self, end_sample: int, now: float, jitter_buffer_ms: float) -> None:
+        """Samples up to `end_sample` are here at `now`, after `jitter_buffer_ms` inside the server."""
+        self._marks.append((end_sample, now, jitter_buffer_ms))
+
+    def arrival(self, sample: int) -> tuple[float, float]:
+        """(monotonic seconds, jitter buffer ms) of `sample`; the oldest known when it is too old.
+
+        Raises LookupError before any audio arrived."""
+        if not self._marks:
+            raise LookupError("no audio has been received yet")
+        found = self._marks[-1]
+        for mark in reversed(self._marks):
+            if mark[0] < sample:
+                break
+            found = mark
+        return found[1], found[2]
+
+
+def turn_stages(response: Response, first_voice_at: float | None) -> dict[str, dict[str, float]]:
+    """The turn's stages in ms relative to the last voiced input sample, for `rtc_server.turn.metrics`.
+
+    Stages overlap when the response was speculated; those that did not happen are left out."""
+    timing, times = response.timing, response.stages
+    zero = timing.last_voice_at if timing is not None else times.submitted
+    if zero is None:
+        return {}
+    stages: dict[str, dict[str, float]] = {}
+
+    def add(name: str, start: float | None, end: float | None) -> None:
+        if start is not None and end is not None:
+            stages[name] = {
+                "start_ms": round((start - zero) * 1e3, 1),
+                "end_ms": round((max(start, end) - zero) * 1e3, 1),
+            }
+
+    if timing is not None:
+        add("jitter_buffer", zero - timing.jitter_buffer_ms / 1e3, zero)
+        add("endpoint", zero, timing.endpoint_at)
+    add("queue", times.submitted, times.started)
+    add("recognition", times.started, times.transcript)
+    understood = times.transcript if times.transcript is not None else times.started
+    add("first_text", understood, times.first_text)
+    generated = times.first_text if times.first_text is not None else understood
+    add("first_audio", generated, times.first_audio)
+    ready = times.first_audio
+    if ready is not None and timing is not None:
+        ready = max(ready, timing.endpoint_at)
+    add("playout", ready, first_voice_at)
+    return stages
+
+
+def response_latency_ms(response: Response, first_voice_at: float) -> float | None:
+    """Last voiced input sample at the server's socket -> first voiced output sample; None for text turns."""
+    timing = response.timing
+    if timing is None:
+        return None
+    return round((first_voice_at - timing.last_voice_at) * 1e3 + timing.jitter_buffer_ms, 1)
+
+
+def response_object(response: Response, status: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The `response` resource of the Realtime API."""
+    body: dict[str, Any] = {
+        "object": "realtime.response",
+        "id": response.response_id,
+        "status": status,
+        "status_details": None,
+        "output": items,
+        "output_modalities": ["audio"],
+        "metadata": response.metadata,
+        "usage": None,
+    }
+    done = response.done
+    if status == "in_progress" or done is None:
+        return body
+    if done.fault is not None and status == "failed":
+        error = {"type": "server_error", "code": done.fault.code, "message": done.fault.message}
+        body["status_details"] = {"type": "failed", "error": error}
+    usage = done.usage
+    total_in = usage.input_text_tokens + usage.input_audio_tokens
+    total_out = usage.output_text_tokens + usage.output_audio_tokens
+    body["usage"] = {
+        "total_tokens": total_in + total_out,
+        "input_tokens": total_in,
+        "output_tokens": total_out,
+        "input_token_details": {
+            "text_tokens": usage.input_text_tokens,
+            "audio_tokens": usage.input_audio_tokens,
+            "cached_tokens": usage.cached_tokens,
+        },
+        "output_token_details": {
+            "text_tokens": usage.output_text_tokens,
+            "audio_tokens": usage.output_audio_tokens,
+        },
+    }
+    return body

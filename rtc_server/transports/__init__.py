@@ -1,0 +1,1 @@
+"""How media and events reach a peer: `base` (the seam), `webrtc`, `loopback`, `sdp` (offer validation)."""

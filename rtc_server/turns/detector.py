@@ -1,0 +1,257 @@
+"""Cuts the input into turns: onset, speech, pauses, endpoint. Pure; its only clock is the number of samples received.
+
+Owns the recent input audio, so that a turn keeps what was said before it was recognised as speech (pre-roll), and
+frames the stream for the voice detector, so that the result does not depend on the size of the packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import numpy as np
+
+from model.interface import INPUT_SAMPLE_RATE, Pcm16
+
+from .events import SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped, TurnEvent, VoiceDropped, VoiceOnset
+from .vad import VoiceDetector
+
+SAMPLES_PER_MS = INPUT_SAMPLE_RATE // 1000
+HYSTERESIS = 0.15  # Silero's own value: speech goes on down to threshold - 0.15
+TAIL_MS = 160  # kept after the last voiced sample: final consonants fall below the threshold before they end
+DROP_AFTER_MS = 90  # silence after which a voice shorter than min_speech_ms was only a noise (three Silero frames)
+ECHO_WINDOW_MS = 256  # how much recent input the echo hook is shown
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDetectorConfig:
+    """All durations in milliseconds."""
+
+    is_enabled: bool = True
+    """False: nothing is detected, audio waits for `commit` (push to talk)."""
+    threshold: float = 0.5
+    """Voice probability at which speech begins."""
+    prefix_padding_ms: int = 300
+    """Audio kept from before the first voiced frame."""
+    silence_duration_ms: int = 400
+    """Silence that ends a turn."""
+    min_speech_ms: int = 100
+    """Voice that makes a noise a turn."""
+    max_utterance_ms: int = 28_000
+    """Longest turn; it is ended there and the next one begins with the next sample."""
+    speculation_silence_ms: int = 120
+    """Silence that is reported as a pause; 0 = pauses are not reported."""
+
+
+class _State(Enum):
+    QUIET = auto()
+    ONSET = auto()
+    SPEECH = auto()
+
+
+class TurnDetector:
+    """See the module's docstring. `is_echo(pcm)` may veto voice at an onset: pcm is the latest input, 16 kHz."""
+
+    def __init__(
+        self,
+        vad: VoiceDetector,
+        config: TurnDetectorConfig,
+        is_echo: Callable[[Pcm16], bool] | None = None,
+    ) -> None:
+        self._vad = vad
+        self._config = config
+        self._is_echo = is_echo
+        # Input audio from sample `_base` on; reused for the whole call, grown at most to the longest turn.
+        self._audio = np.zeros(4 * INPUT_SAMPLE_RATE, np.int16)
+        self._base = 0
+        self._received = 0
+        self._judged = 0  # samples that the voice detector has seen
+        self._floor = 0  # audio before this belongs to an earlier turn
+        self._state = _State.QUIET
+        self._onset = 0
+        self._start = 0
+        self._last_voiced = 0
+        self._voiced = 0
+        self._is_paused = False
+        self._pauses: list[int] = []
+
+    @property
+    def samples_received(self) -> int:
+        """Input samples since the call began."""
+        return self._received
+
+    @property
+    def last_voiced_sample(self) -> int:
+        """End of the latest voiced frame."""
+        return self._last_voiced
+
+    @property
+    def voiced_ms(self) -> float:
+        """Voiced time of the current onset or turn, silence not counted."""
+        return self._voiced / SAMPLES_PER_MS
+
+    @property
+    def is_speaking(self) -> bool:
+        """Inside a turn (short pauses included)."""
+        return self._state is _State.SPEECH
+
+    @property
+    def pauses(self) -> tuple[int, ...]:
+        """Where the current (or just stopped) turn paused, as offsets into `utterance()`, rising."""
+        return tuple(pause - self._start for pause in self._pauses)
+
+    def utterance(self) -> Pcm16:
+        """A copy of the audio of the current (or just stopped) turn: pre-roll to `TAIL_MS` after the last voice."""
+        end = min(self._received, self._last_voiced + TAIL_MS * SAMPLES_PER_MS)
+        return self._slice(self._start, max(self._start, end))
+
+    def receive_audio(self, pcm: Pcm16) -> Iterator[TurnEvent]:
+        """Take the next samples, any number, and yield what they mean, in order. Exhaust it before the next call:
+        between two events, `utterance` and the other properties belong to the event just yielded."""
+        self._append(pcm)
+        if not self._config.is_enabled:
+            return
+        step = self._vad.frame_samples
+        while self._judged + step <= self._received and self._config.is_enabled:
+            start = self._judged
+            frame = self._view(start, start + step)
+            self._judged += step
+            yield from self._judge(start, start + step, self._vad.probability(frame))
+
+    def update(self, config: TurnDetectorConfig) -> None:
+        """Take over a new configuration; a running turn goes on under it unless detection is switched on or off."""
+        was_enabled, self._config = self._config.is_enabled, config
+        if was_enabled != config.is_enabled:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget all audio and any turn; the sample clock goes on."""
+        self._state = _State.QUIET
+        self._floor = self._judged = self._base = self._start = self._received
+        self._voiced = 0
+        self._is_paused = False
+        self._pauses.clear()
+        self._vad.reset()
+
+    def commit(self) -> Pcm16:
+        """End the turn by hand and return its audio. Without detection: everything since the last commit or clear
+        (at most `max_utterance_ms`, the oldest is dropped). Empty when there is nothing."""
+        if not self._config.is_enabled:
+            audio = self._slice(self._floor, self._received)
+        elif self._state is _State.QUIET:
+            audio = np.zeros(0, np.int16)
+        else:
+            if self._state is _State.ONSET:
+                self._start = self._pre_roll_start()
+            audio = self._slice(self._start, self._received)
+        self.clear()
+        return audio
+
+    # --- the rules
+
+    def _judge(self, start: int, end: int, probability: float) -> Iterator[TurnEvent]:
+        config = self._config
+        in_voice = self._state is not _State.QUIET
+        is_voiced = probability >= (max(0.01, config.threshold - HYSTERESIS) if in_voice else config.threshold)
+        if is_voiced and self._state is not _State.SPEECH and self._is_echo is not None:
+            is_voiced = not self._is_echo(self._view(max(self._base, end - ECHO_WINDOW_MS * SAMPLES_PER_MS), end))
+        match self._state:
+            case _State.QUIET if is_voiced:
+                yield from self._begin_onset(start)
+                yield from self._on_voiced(start, end)
+            case _State.ONSET | _State.SPEECH if is_voiced:
+                yield from self._on_voiced(start, end)
+            case _State.ONSET if end - self._last_voiced >= DROP_AFTER_MS * SAMPLES_PER_MS:
+                self._state = _State.QUIET
+                self._voiced = 0
+                yield VoiceDropped(end)
+            case _State.SPEECH:
+                yield from self._on_silence(end)
+        if self._state is _State.SPEECH and end - self._start >= config.max_utterance_ms * SAMPLES_PER_MS:
+            yield from self._stop(end)
+            yield from self._begin_onset(end)
+
+    def _begin_onset(self, sample: int) -> Iterator[TurnEvent]:
+        self._state = _State.ONSET
+        self._onset = self._last_voiced = sample
+        self._voiced = 0
+        yield VoiceOnset(sample)
+
+    def _on_voiced(self, start: int, end: int) -> Iterator[TurnEvent]:
+        self._voiced += end - start
+        self._last_voiced = end
+        if self._state is _State.ONSET and self._voiced >= self._config.min_speech_ms * SAMPLES_PER_MS:
+            self._state = _State.SPEECH
+            self._start = self._pre_roll_start()
+            self._is_paused = False
+            self._pauses.clear()
+            yield SpeechStarted(self._start)
+        elif self._is_paused:
+            self._is_paused = False
+            yield SpeechResumed(start)
+
+    def _on_silence(self, end: int) -> Iterator[TurnEvent]:
+        silence_ms = (end - self._last_voiced) / SAMPLES_PER_MS
+        speculation_ms = self._config.speculation_silence_ms
+        if silence_ms >= self._config.silence_duration_ms:
+            yield from self._stop(end)
+        elif speculation_ms and not self._is_paused and silence_ms >= speculation_ms:
+            self._is_paused = True
+            self._pauses.append(end)
+            yield SpeechPaused(end)
+
+    def _stop(self, end: int) -> Iterator[TurnEvent]:
+        self._state = _State.QUIET
+        self._is_paused = False
+        self._floor = min(end, self._last_voiced + TAIL_MS * SAMPLES_PER_MS)
+        yield SpeechStopped(self._start, end, self._last_voiced)
+        self._voiced = 0
+
+    def _pre_roll_start(self) -> int:
+        wanted = self._onset - self._config.prefix_padding_ms * SAMPLES_PER_MS
+        return max(self._floor, self._base, wanted)
+
+    # --- the audio
+
+    def _append(self, pcm: Pcm16) -> None:
+        if len(pcm) > 0:
+            self._make_room(len(pcm))
+            at = self._received - self._base
+            self._audio[at : at + len(pcm)] = pcm
+            self._received += len(pcm)
+
+    def _make_room(self, count: int) -> None:
+        """Drop what no turn can need any more, then grow if that is not enough."""
+        if self._received - self._base + count <= len(self._audio):
+            return
+        keep_from = self._needed_from()
+        if keep_from > self._base:
+            kept = self._view(keep_from, self._received).copy()
+            self._audio[: len(kept)] = kept
+            self._base = keep_from
+        needed = self._received - self._base + count
+        if needed > len(self._audio):
+            grown = np.zeros(max(needed, 2 * len(self._audio)), np.int16)
+            grown[: self._received - self._base] = self._audio[: self._received - self._base]
+            self._audio = grown
+
+    def _needed_from(self) -> int:
+        config = self._config
+        if not config.is_enabled:
+            # What when full: the oldest audio goes, so that the end of a long push to talk is kept.
+            self._floor = max(self._floor, self._received - config.max_utterance_ms * SAMPLES_PER_MS)
+            return self._floor
+        match self._state:
+            case _State.SPEECH:
+                return self._start
+            case _State.ONSET:
+                return min(self._pre_roll_start(), self._judged)
+        pre_roll = (config.prefix_padding_ms + ECHO_WINDOW_MS) * SAMPLES_PER_MS
+        return max(self._base, min(self._judged, self._received) - pre_roll)
+
+    def _view(self, start: int, end: int) -> Pcm16:
+        return self._audio[start - self._base : end - self._base]
+
+    def _slice(self, start: int, end: int) -> Pcm16:
+        return self._view(max(start, self._base), end).copy()

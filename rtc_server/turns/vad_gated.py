@@ -1,0 +1,56 @@
+"""A cheap detector in front of a good one: the good one sleeps while the cheap one hears nothing at all."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from model.interface import Pcm16
+
+from .vad import VoiceDetector
+
+WARM_FRAMES = 3  # frames replayed into the main detector when the gate opens: about 100 ms for its state to settle
+CLOSE_AFTER_FRAMES = 16  # about half a second without a hint of voice closes the gate again
+
+
+class GatedVoiceDetector:
+    """`gate` (any frame length) decides whether `main` runs. Takes frames of `main`'s length."""
+
+    def __init__(self, gate: VoiceDetector, main: VoiceDetector) -> None:
+        self.frame_samples = main.frame_samples
+        self._gate = gate
+        self._main = main
+        self._pending = np.zeros(0, np.int16)  # samples that do not fill a gate frame yet
+        self._recent: deque[Pcm16] = deque(maxlen=WARM_FRAMES)
+        self._quiet_frames = CLOSE_AFTER_FRAMES
+
+    def probability(self, frame: Pcm16) -> float:
+        """See `VoiceDetector`; 0.0 while the gate is shut."""
+        self._quiet_frames = 0 if self._gate_opens(frame) else self._quiet_frames + 1
+        if self._quiet_frames > CLOSE_AFTER_FRAMES:
+            self._recent.append(frame.copy())
+            return 0.0
+        if self._recent:
+            self._main.reset()
+            for earlier in self._recent:
+                self._main.probability(earlier)
+            self._recent.clear()
+        return self._main.probability(frame)
+
+    def reset(self) -> None:
+        """See `VoiceDetector`."""
+        self._gate.reset()
+        self._main.reset()
+        self._pending = np.zeros(0, np.int16)
+        self._recent.clear()
+        self._quiet_frames = CLOSE_AFTER_FRAMES
+
+    def _gate_opens(self, frame: Pcm16) -> bool:
+        samples = np.concatenate([self._pending, frame])
+        step = self._gate.frame_samples
+        count = len(samples) // step
+        self._pending = samples[count * step :]
+        # Every frame is judged, also after the first hit: the gate's own state follows the stream.
+        votes = [self._gate.probability(samples[i * step : (i + 1) * step]) for i in range(count)]
+        return any(vote >= 0.5 for vote in votes)
