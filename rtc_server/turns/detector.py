@@ -103,7 +103,8 @@ class TurnDetector:
 
     def utterance(self) -> Pcm16:
         """A copy of the audio of the current (or just stopped) turn: pre-roll to `TAIL_MS` after the last voice."""
-        end = min(self._received, self._last_voiced + TAIL_MS * SAMPLES_PER_MS)
+        # Judged, not received: the same audio whatever the packet size.
+        end = min(self._judged, self._last_voiced + TAIL_MS * SAMPLES_PER_MS)
         return self._slice(self._start, max(self._start, end))
 
     def receive_audio(self, pcm: Pcm16) -> Iterator[TurnEvent]:
@@ -138,7 +139,8 @@ class TurnDetector:
         """End the turn by hand and return its audio. Without detection: everything since the last commit or clear
         (at most `max_utterance_ms`, the oldest is dropped). Empty when there is nothing."""
         if not self._config.is_enabled:
-            audio = self._slice(self._floor, self._received)
+            oldest = self._received - self._config.max_utterance_ms * SAMPLES_PER_MS
+            audio = self._slice(max(self._floor, oldest), self._received)
         elif self._state is _State.QUIET:
             audio = np.zeros(0, np.int16)
         else:
@@ -170,7 +172,8 @@ class TurnDetector:
                 yield from self._on_silence(end)
         if self._state is _State.SPEECH and end - self._start >= config.max_utterance_ms * SAMPLES_PER_MS:
             yield from self._stop(end)
-            yield from self._begin_onset(end)
+            if is_voiced:
+                yield from self._begin_onset(end)
 
     def _begin_onset(self, sample: int) -> Iterator[TurnEvent]:
         self._state = _State.ONSET
@@ -198,7 +201,8 @@ class TurnDetector:
             yield from self._stop(end)
         elif speculation_ms and not self._is_paused and silence_ms >= speculation_ms:
             self._is_paused = True
-            self._pauses.append(end)
+            # Inside the silence and inside `utterance()`, however long the silence may grow.
+            self._pauses.append(self._last_voiced + min(speculation_ms, TAIL_MS) * SAMPLES_PER_MS // 2)
             yield SpeechPaused(end)
 
     def _stop(self, end: int) -> Iterator[TurnEvent]:
