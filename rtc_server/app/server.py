@@ -67,7 +67,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                     on_ready(ready_line(settings, engine))
                     await stop.wait()
             finally:
-                await registry.close()
+                await registry.close(settings.server.shutdown_timeout_seconds)
                 await engine.close()
                 await runner.cleanup()
     finally:

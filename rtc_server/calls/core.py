@@ -181,6 +181,7 @@ class CallCore:
         elif isinstance(event, Transcript):
             response.stages.transcript = event.at
             response.transcript = event.text
+            response.audio = None
         elif isinstance(event, TextDelta) and response.stages.first_text is None:
             response.stages.first_text = event.at
         elif isinstance(event, AudioDelta) and response.stages.first_audio is None:
@@ -456,6 +457,9 @@ class CallCore:
                 played_ms = round(flushed.played_ms) if is_playing else 0
                 self.conversation.update(response.item_id, audio_ms=played_ms)
                 self._emit(self.announce.truncated(response.item_id, played_ms))
+            if response.audio is not None and response.user_item_id is not None and not response.output_started:
+                # The user went on before anything was heard and before the words were known: ask again, with both.
+                self._unanswered.insert(0, Unanswered(response.user_item_id, response.audio, ()))
             self._forget(response)
 
     def heard_text_at(self, item: Item, audio_end_ms: int) -> str:
@@ -532,6 +536,7 @@ class CallCore:
             granted_ms=request.audio_credit_ms,
         )
         response.stages.submitted = now
+        response.audio = request.audio
         response.audio_seconds = 0.0 if request.audio is None else len(request.audio) / INPUT_SAMPLE_RATE
         self._responses[response.response_id] = response
         self._outputs.append(SubmitRequest(request))

@@ -38,6 +38,7 @@ class CallRegistry:
         self._make_vad = make_vad
         self._tasks = tasks
         self._calls: dict[str, Call] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
         self._num_reserved = 0
         self._is_closing = False
         self._idle = asyncio.Event()
@@ -70,7 +71,7 @@ class CallRegistry:
         """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
         call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad())
         self._calls[call.call_id] = call
-        self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
+        self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
         metrics.CALLS_STARTED.inc()
         return call
 
@@ -79,11 +80,17 @@ class CallRegistry:
         self._num_reserved -= 1
         self._count()
 
-    async def close(self) -> None:
-        """End every call and wait until the last slot is free."""
+    async def close(self, timeout_seconds: float) -> None:
+        """End every call and wait until the last slot is free; what has not ended in time is cancelled."""
         self._is_closing = True
-        await asyncio.gather(*(call.hang_up() for call in list(self._calls.values())))
-        await self._idle.wait()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.gather(*(call.hang_up() for call in list(self._calls.values())))
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("calls did not end in time", extra={"calls": len(self)})
+            for task in self._running.values():
+                task.cancel()
 
     async def _run(self, call: Call) -> None:
         reason = "internal_error"
@@ -93,7 +100,7 @@ class CallRegistry:
         except Exception:  # a bug in one call must not take the others down: it ends here, counted and logged once
             log.exception("call failed", extra={"call_id": call.call_id})
         finally:
-            del self._calls[call.call_id]
+            del self._calls[call.call_id], self._running[call.call_id]
             self._count()
             metrics.CALLS_ENDED.labels(reason).inc()
             log.info("call ended", extra={"call_id": call.call_id, "reason": reason})

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.interface import AudioDelta, EngineEvent, ResponseDone
+from model.interface import AudioDelta, EngineEvent, Pcm16, ResponseDone
 
 GRANT_STEP_MS = 200  # credit goes to the engine in lumps of this size: 5 messages a second instead of 50
 
@@ -51,6 +51,8 @@ class Response:
     stages: StageTimes = field(default_factory=StageTimes)
     held_events: list[EngineEvent] = field(default_factory=list)
     transcript: str | None = None
+    audio: Pcm16 | None = None
+    """The user audio it answers, until its words are known: an unheard response gives it back when it dies."""
     audio_seconds: float = 0.0
     """Length of the user audio it answers."""
     text: str = ""

@@ -300,6 +300,23 @@ def test_what_was_said_meanwhile_is_not_lost_when_nobody_may_answer_yet() -> Non
     assert np.count_nonzero(np.abs(audio) > 1000) > 16 * 1000  # both stretches
 
 
+def test_a_user_who_goes_on_after_the_endpoint_is_understood_as_a_whole() -> None:
+    call = VirtualCall()
+    asked(call)  # the engine has not even recognised the words yet
+    call.say(900)
+    call.be_quiet(600)
+    assert call.sent("response.done")[0]["response"]["status"] == "cancelled"
+    audio = call.requests[-1].audio
+    assert audio is not None
+    assert np.count_nonzero(np.abs(audio) > 1000) > 16 * 1500  # both parts
+    call.answer("Yes.", transcript="The whole sentence.")
+    call.be_quiet(1500)
+    asked(call)
+    audio = call.requests[-1].audio
+    assert audio is not None
+    assert np.count_nonzero(np.abs(audio) > 1000) < 16 * 900  # only the new turn
+
+
 # --- the client's own control
 
 
