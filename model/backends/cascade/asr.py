@@ -1,0 +1,138 @@
+"""Speech recognition with Moonshine tiny-en on onnxruntime: 16 kHz PCM in, cased and punctuated English out.
+
+Moonshine reads a whole utterance at once (about 20 ms of one core per second of speech) and then writes it
+token by token (about 2 ms each). What to recognise, and what is already known, is decided in `turns`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from model.interface import INPUT_SAMPLE_RATE, Pcm16
+from model.weights import MOONSHINE_DECODER, MOONSHINE_ENCODER, MOONSHINE_TOKENIZER, model_path
+
+MIN_SAMPLES = INPUT_SAMPLE_RATE // 10  # less than 100 ms holds no word, and the encoder needs some frames
+START_TOKEN, END_TOKEN = 1, 2
+# Fluent English is at most about 5 tokens a second; Moonshine's authors stop at 6.5. Without a limit it loops
+# on noise.
+TOKENS_PER_SECOND = 6.5
+EXTRA_TOKENS = 8
+MAX_TOKEN_RUN = 4  # the same token this often in a row is a loop, not speech
+_BYTE_TOKEN = re.compile(rb"<0x([0-9A-F]{2})>")
+
+
+def make_session(path: Path | str, threads: int) -> ort.InferenceSession:
+    """An onnxruntime session on the CPU whose threads sleep while they wait.
+
+    Spinning threads take the core from the media process: measured, a 3 s utterance went from 200 to 500 ms
+    as soon as anything else ran."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Recognizer:
+    """Moonshine tiny-en. One call at a time; no state is kept between calls."""
+
+    def __init__(self, models_dir: Path, threads: int = 1) -> None:
+        self._encoder = make_session(model_path(models_dir, MOONSHINE_ENCODER), threads)
+        self._decoder = make_session(model_path(models_dir, MOONSHINE_DECODER), threads)
+        self._vocabulary = read_vocabulary(model_path(models_dir, MOONSHINE_TOKENIZER).read_bytes())
+        self._encoder_inputs = {node.name for node in self._encoder.get_inputs()}
+        self._decoder_inputs = {node.name for node in self._decoder.get_inputs()}
+        outputs = [node.name for node in self._decoder.get_outputs()]
+        self._outputs_first = outputs
+        # The keys and values of the encoder come out of the first step and stay as they are.
+        self._outputs_next = [name for name in outputs if ".encoder." not in name]
+        self._empty_past = {
+            node.name: np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32)
+            for node in self._decoder.get_inputs()
+            if node.name.startswith("past_key_values")
+        }
+
+    def recognize(self, pcm: Pcm16, is_cancelled: Callable[[], bool]) -> str | None:
+        """pcm [S] int16 at 16 kHz -> text, stripped; "" where no words were found.
+
+        `is_cancelled` is asked between tokens; when it says True the work stops and None is returned."""
+        assert pcm.ndim == 1, pcm.shape
+        assert pcm.dtype == np.int16, pcm.dtype
+        if len(pcm) < MIN_SAMPLES or not pcm.any():
+            return ""
+        if is_cancelled():
+            return None
+        audio = (pcm.astype(np.float32) / 32768.0)[None]  # [S] -> [1, S]
+        mask = np.ones(audio.shape, np.int64)
+        feed: dict[str, object] = {"input_values": audio, "attention_mask": mask}
+        (hidden,) = self._encoder.run(None, {k: v for k, v in feed.items() if k in self._encoder_inputs})
+        limit = int(len(pcm) / INPUT_SAMPLE_RATE * TOKENS_PER_SECOND) + EXTRA_TOKENS
+        tokens = self._decode(hidden, mask, limit, is_cancelled)
+        return None if tokens is None else detokenize(tokens, self._vocabulary)
+
+    def _decode(
+        self,
+        hidden: NDArray[np.float32],
+        mask: NDArray[np.int64],
+        limit: int,
+        is_cancelled: Callable[[], bool],
+    ) -> list[int] | None:
+        """hidden [1, T, 288] -> at most `limit` tokens, greedily; None when cancelled."""
+        past: dict[str, object] = dict(self._empty_past)
+        tokens = [START_TOKEN]
+        while len(tokens) <= limit:
+            if is_cancelled():
+                return None
+            is_first = len(tokens) == 1
+            feed: dict[str, object] = past | {
+                "input_ids": np.array([[tokens[-1]]], np.int64),
+                "encoder_hidden_states": hidden,
+                "encoder_attention_mask": mask,
+                "use_cache_branch": np.array([not is_first]),
+            }
+            names = self._outputs_first if is_first else self._outputs_next
+            logits, *state = self._decoder.run(
+                names, {name: value for name, value in feed.items() if name in self._decoder_inputs}
+            )
+            token = int(logits[0, -1].argmax())
+            if token == END_TOKEN or tokens[-MAX_TOKEN_RUN:] == [token] * MAX_TOKEN_RUN:
+                break
+            tokens.append(token)
+            for name, value in zip(names[1:], state, strict=True):
+                past[name.replace("present", "past_key_values")] = value
+        return tokens[1:]
+
+
+def read_vocabulary(data: bytes) -> list[bytes]:
+    """Moonshine's tokenizer.bin: for each token its length (one byte, or two from 128 on) and its bytes."""
+    tokens: list[bytes] = []
+    position = 0
+    while position < len(data):
+        length = data[position]
+        position += 1
+        if length >= 128:
+            length += (data[position] - 1) * 128
+            position += 1
+        tokens.append(data[position : position + length])
+        position += length
+    return tokens
+
+
+def detokenize(tokens: list[int], vocabulary: list[bytes]) -> str:
+    """Token ids -> stripped text. Control tokens such as `</s>` vanish; byte tokens `<0x41>` are joined."""
+    pieces: list[bytes] = []
+    for token in tokens:
+        piece = vocabulary[token]
+        byte = _BYTE_TOKEN.fullmatch(piece)
+        if byte is not None:
+            pieces.append(bytes([int(byte[1], 16)]))
+        elif not (piece.startswith(b"<") and piece.endswith(b">")):
+            pieces.append(piece)
+    return b"".join(pieces).decode("utf-8", "ignore").replace("\u2581", " ").strip()

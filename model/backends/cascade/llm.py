@@ -1,0 +1,264 @@
+"""The language model: llama.cpp's server (xllamacpp) inside this process, reachable only through a Unix socket.
+
+It keeps one cache slot per sequence. A call returns to its slot, so that only what was said since its last
+turn must be computed; calls that have no slot at the moment have their cache saved to a file, which takes
+milliseconds to load where computing it again takes seconds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import xllamacpp
+
+from .prompt import Message
+
+MAX_SAVED_CALLS = 16
+"""Saved caches: about 23 kB per token each, so a few MB for a conversation of minutes."""
+SLOT_TIMEOUT_SECONDS = 5.0  # saving takes milliseconds, but waits for the batch that is being computed
+REPEAT_PENALTY = 1.05
+PREFIX_FILE = "prefix.kv"
+
+
+class LanguageModelError(RuntimeError):
+    """llama.cpp refused a request."""
+
+
+class ContextOverflowError(LanguageModelError):
+    """The prompt has more tokens than the context."""
+
+    def __init__(self, num_prompt_tokens: int, num_context_tokens: int) -> None:
+        super().__init__(f"A prompt of {num_prompt_tokens} tokens exceeds the context of {num_context_tokens}.")
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_context_tokens = num_context_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one reply is written."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How one reply ended."""
+
+    reason: Literal["stop", "length", "cancelled"]
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Slot:
+    index: int
+    call_id: str | None = None
+    """Whose conversation its cache holds."""
+    is_busy: bool = False
+
+
+@dataclass(slots=True)
+class _Saved:
+    """Calls whose cache lies in a file, least recently used first."""
+
+    order: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    count: int = 0
+
+
+class LanguageModel:
+    """One loaded GGUF. `generate` may be called from as many threads as there are sequences."""
+
+    def __init__(self, path: Path, *, threads: int, sequences: int, context_tokens: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="rtc-llm-"))  # mode 0700: nobody else may ask the model
+        self._socket_path = str(self._folder / "llm.sock")
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = context_tokens * sequences
+        params.n_parallel = sequences
+        params.n_gpu_layers = 0
+        params.cache_ram_mib = 0  # our slots and files do that
+        params.cpuparams.n_threads = threads
+        # The same for prompts: with more threads than cores to spare, prompt processing collapses (130 ms became
+        # 2 s with one other busy process), because llama.cpp's threads spin at every barrier.
+        params.cpuparams_batch.n_threads = threads
+        params.verbosity = -1
+        params.hostnames = [self._socket_path]  # otherwise it opens an unauthenticated TCP port
+        params.slot_save_path = f"{self._folder}/"
+        params.endpoint_slots = True
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise LanguageModelError(f"{path} could not be loaded as a GGUF chat model.") from error
+        self._lock = threading.Condition()
+        self._slots = [_Slot(index) for index in range(sequences)]  # least recently used first
+        self._saved = _Saved()
+        self._is_closed = False
+
+    def warm_up(self, prefix: Sequence[Message]) -> None:
+        """Compute the common beginning of all prompts once and put it into every slot."""
+        sampling = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, seed=0)
+        self._complete(0, [*prefix, {"role": "user", "content": "Hello."}], sampling, lambda _: False)
+        self._slot_action(0, "save", PREFIX_FILE)
+        for slot in self._slots[1:]:
+            self._slot_action(slot.index, "restore", PREFIX_FILE)
+
+    def generate(
+        self,
+        call_id: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_text: Callable[[str], bool],
+    ) -> Completion:
+        """Write a reply; blocks until it is complete. `on_text` gets each piece as it is written and says True
+        to stop. Raises ContextOverflowError or LanguageModelError."""
+        with self._slot_for(call_id) as index:
+            return self._complete(index, messages, sampling, on_text)
+
+    def close(self) -> None:
+        """Free the model. Waits for sequences that still run, so stop them first; idempotent."""
+        with self._lock:
+            self._is_closed = True
+            while any(slot.is_busy for slot in self._slots):
+                self._lock.wait()
+        self._server = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- one request
+
+    def _complete(
+        self,
+        index: int,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_text: Callable[[str], bool],
+    ) -> Completion:
+        final: dict[str, Any] = {}
+        reasons: list[str] = []
+        was_stopped = False
+
+        def receive(chunk: dict[str, Any]) -> bool:
+            nonlocal was_stopped
+            final.update(chunk)
+            for choice in chunk.get("choices") or ():
+                if choice.get("finish_reason"):
+                    reasons.append(choice["finish_reason"])
+                text = choice.get("delta", {}).get("content")
+                if text and on_text(text):
+                    was_stopped = True
+            return was_stopped
+
+        request = {
+            "messages": list(messages),
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop),
+            "repeat_penalty": REPEAT_PENALTY,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "cache_prompt": True,
+            "id_slot": index,
+        }
+        self._server.handle_chat_completions(request, receive)
+        if was_stopped:
+            return Completion("cancelled")
+        if "error" in final:
+            raise _error(final["error"])
+        usage = final.get("usage") or {}
+        return Completion(
+            "length" if "length" in reasons else "stop",
+            usage.get("prompt_tokens", 0),
+            (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+            usage.get("completion_tokens", 0),
+        )
+
+    # --- slots
+
+    @contextmanager
+    def _slot_for(self, call_id: str) -> Iterator[int]:
+        """A free slot that holds the call's cache if there is one anywhere; there is always a free slot."""
+        with self._lock:
+            if self._is_closed:
+                raise LanguageModelError("The language model is closed.")
+            free = [slot for slot in self._slots if not slot.is_busy]
+            slot = next((s for s in free if s.call_id == call_id), free[0])
+            slot.is_busy = True
+            evicted, slot.call_id = slot.call_id, call_id
+            self._slots.remove(slot)
+            self._slots.append(slot)
+        try:
+            if evicted != call_id:
+                self._page(slot.index, evicted, call_id)
+            yield slot.index
+        finally:
+            with self._lock:
+                slot.is_busy = False
+                self._lock.notify_all()
+
+    def _page(self, index: int, evicted: str | None, call_id: str) -> None:
+        """Save the evicted call's cache and load the new one's, where it has one."""
+        dropped = None
+        with self._lock:
+            load = self._saved.order.pop(call_id, None)
+            save = None
+            if evicted is not None:
+                self._saved.count += 1
+                save = self._saved.order[evicted] = f"call-{self._saved.count}.kv"
+                if len(self._saved.order) > MAX_SAVED_CALLS:
+                    _, dropped = self._saved.order.popitem(last=False)
+        if save is not None:
+            self._slot_action(index, "save", save)
+        if load is not None:
+            self._slot_action(index, "restore", load)
+        for name in (load, dropped):
+            if name is not None:
+                (self._folder / name).unlink(missing_ok=True)
+
+    def _slot_action(self, index: int, action: str, filename: str) -> None:
+        # A lost cache costs time, never correctness, so a refusal (an empty slot, for one) is not an error.
+        connection = _UnixConnection(self._socket_path)
+        try:
+            body = json.dumps({"filename": filename})
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", f"/slots/{index}?action={action}", body, headers)
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=SLOT_TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SLOT_TIMEOUT_SECONDS)
+        self.sock.connect(self._path)
+
+
+def _error(error: dict[str, Any]) -> LanguageModelError:
+    if error.get("type") == "exceed_context_size_error":
+        return ContextOverflowError(int(error["n_prompt_tokens"]), int(error["n_ctx"]))
+    # The message may quote the prompt, which stays out of logs.
+    return LanguageModelError(f"llama.cpp refused the request: {error.get('type')} ({error.get('code')}).")

@@ -1,0 +1,69 @@
+"""What every backend asks of a request, and the credit that bounds what it may emit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.interface import EngineInfo, GenerateRequest
+
+MAX_TURN_SECONDS = 120  # the server cuts turns at half a minute; beyond this a request is a mistake
+MAX_PIECE_MS = 200
+"""Longest `AudioDelta`: small enough to be cut at an interruption, large enough not to flood the pipe."""
+
+
+def check_request(request: GenerateRequest, info: EngineInfo) -> None:
+    """Raises ValueError with a full sentence when `request` is not valid for an engine described by `info`."""
+    if not request.response_id:
+        raise ValueError("response_id must not be empty.")
+    if request.voice and request.voice not in info.voices:
+        raise ValueError(f"voice {request.voice!r} is not known; use one of {', '.join(info.voices)}.")
+    if request.max_output_tokens is not None and request.max_output_tokens < 1:
+        raise ValueError(f"max_output_tokens is {request.max_output_tokens}; it must be at least 1 or None.")
+    if request.audio_credit_ms < 0:
+        raise ValueError(f"audio_credit_ms is {request.audio_credit_ms}; it must not be negative.")
+    if request.audio is None:
+        if not request.items or request.items[-1].role != "user":
+            raise ValueError("A request without audio must end with a user item.")
+        if request.pauses:
+            raise ValueError("pauses need audio.")
+    else:
+        _check_audio(request.audio, request.pauses)
+
+
+def _check_audio(audio: np.ndarray, pauses: tuple[int, ...]) -> None:
+    if audio.dtype != np.int16 or audio.ndim != 1:
+        raise ValueError(f"audio is {audio.dtype} with shape {audio.shape}; it must be int16, shape [samples].")
+    if len(audio) > MAX_TURN_SECONDS * 16_000:
+        raise ValueError(f"audio has {len(audio)} samples; the longest turn is {MAX_TURN_SECONDS} s at 16 kHz.")
+    last = 0
+    for pause in pauses:
+        if not last <= pause <= len(audio):
+            raise ValueError(f"pauses must rise and lie inside the audio of {len(audio)} samples; got {pauses}.")
+        last = pause
+
+
+class AudioCredit:
+    """Samples a response may still emit."""
+
+    __slots__ = ("_sample_rate", "_samples")
+
+    def __init__(self, sample_rate: int, credit_ms: int) -> None:
+        self._sample_rate = sample_rate
+        self._samples = 0
+        self.grant(credit_ms)
+
+    @property
+    def samples(self) -> int:
+        return self._samples
+
+    def grant(self, audio_ms: int) -> None:
+        """Add credit. Negative values are ignored: credit is never taken back."""
+        self._samples += max(0, audio_ms) * self._sample_rate // 1000
+
+    def piece(self, available: int) -> int:
+        """How many of `available` samples the next `AudioDelta` may carry; 0 means wait for credit."""
+        return min(available, self._samples, MAX_PIECE_MS * self._sample_rate // 1000)
+
+    def spend(self, samples: int) -> None:
+        assert 0 <= samples <= self._samples, (samples, self._samples)
+        self._samples -= samples
