@@ -34,9 +34,7 @@ SPECULATIONS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
-INTERRUPTIONS = Counter(
-    "rtc_server_interruptions", "Voice during a reply, by verdict.", ["verdict"], registry=REGISTRY
-)
+INTERRUPTIONS = Counter("rtc_server_interruptions", "Voice during a reply, by verdict.", ["verdict"], registry=REGISTRY)
 PLAYOUT_LATENESS = Histogram(
     "rtc_server_playout_lateness_seconds",
     "How late a 20 ms playout frame was pulled.",

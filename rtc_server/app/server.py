@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from model.weights import default_models_dir, model_path
+from model.weights import model_path
 from rtc_server import certs, logs
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.config import Settings
@@ -21,7 +21,7 @@ from rtc_server.errors import ConfigError
 from rtc_server.inference.client import EngineClient, EngineSettings
 from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
-from rtc_server.paths import web_dir
+from rtc_server.paths import models_dir, web_dir
 from rtc_server.transports.aiortc_seams import machine_addresses
 from rtc_server.turns.vad import VoiceDetector
 from rtc_server.turns.vad_factory import create_detector
@@ -64,7 +64,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                 await _open_sites(runner, settings)
                 await _start_or_stop(engine, stop)
                 if engine.is_ready:
-                    on_ready(ready_line(settings, engine))
+                    on_ready(ready_line(settings, engine, runner))
                     await stop.wait()
             finally:
                 await registry.close(settings.server.shutdown_timeout_seconds)
@@ -107,11 +107,6 @@ def create_engine_client(settings: Settings) -> EngineClient:
     )
 
 
-def models_dir(settings: Settings) -> Path:
-    """Where the embedded weights lie."""
-    return Path(settings.models.cache_dir).expanduser() if settings.models.cache_dir else default_models_dir()
-
-
 def vad_factory(settings: Settings) -> Callable[[], VoiceDetector]:
     """Makes one voice detector per call. Raises ModelsMissingError when Silero's weights are absent."""
     turns = settings.turns
@@ -119,18 +114,18 @@ def vad_factory(settings: Settings) -> Callable[[], VoiceDetector]:
     return lambda: create_detector(turns.vad, turns.webrtcvad_mode, silero)
 
 
-def ready_line(settings: Settings, engine: EngineClient) -> str:
-    """The one line that `serve` prints."""
-    server = settings.server
-    local = "127.0.0.1" if server.host in ("0.0.0.0", "::", "127.0.0.1", "localhost") else server.host
-    urls = [f"http://{local}:{server.http_port}"]
-    if server.tls:
-        lan = local
-        if server.host in ("0.0.0.0", "::"):
-            lan = next((a for a in machine_addresses() if ":" not in a), local)
-        urls.append(f"https://{lan}:{server.https_port}")
-    seconds = f"{engine.load_seconds:.1f} s"
-    return f"rtc-server ready: {'  '.join(urls)}  (backend {settings.engine.backend}, warm after {seconds})"
+def ready_line(settings: Settings, engine: EngineClient, runner: web.AppRunner) -> str:
+    """The one line that `serve` prints: where to go, with the ports that were really opened."""
+    host = settings.server.host
+    is_everywhere = host in ("0.0.0.0", "::")
+    local = "127.0.0.1" if is_everywhere or host == "localhost" else host
+    lan = next((a for a in machine_addresses() if ":" not in a), local) if is_everywhere else local
+    ports = [address[1] for address in runner.addresses]
+    urls = [f"http://{local}:{ports[0]}"]
+    if settings.server.tls:
+        urls.append(f"https://{lan}:{ports[-1]}")
+    how = f"backend {settings.engine.backend}, warm after {engine.load_seconds:.1f} s"
+    return f"rtc-server ready: {'  '.join(urls)}  ({how})"
 
 
 async def _index(request: web.Request) -> web.FileResponse:

@@ -20,7 +20,8 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.vad import VoiceDetector
 
 from .client_events import ClientEvents
-from .core import CallCore, CancelRequest, CoreSettings, GrantAudio, Observe, SendEvent, SubmitRequest
+from .core import CallCore, CoreSettings
+from .intents import CancelRequest, GrantAudio, Observe, SendEvent, SubmitRequest
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtc_server.errors import ProtocolError
-from rtc_server.realtime.conversation import ContentType, Item
+from rtc_server.realtime.conversation import ContentType, Item, heard_text
 from rtc_server.realtime.events import (
     ClientEvent,
     Event,
@@ -108,6 +108,13 @@ class ClientEvents:
             message = f"audio_end_ms {event.audio_end_ms} is beyond the item's {item.audio_ms} ms of audio."
             raise ProtocolError("invalid_truncation", message, param="audio_end_ms")
         end_ms = min(event.audio_end_ms, item.audio_ms)
-        text = core.heard_text_at(item, end_ms)
+        text = _text_until(item, end_ms)
         core.conversation.update(item.item_id, text=text, audio_ms=end_ms, status="incomplete")
         return core.announce.truncated(item.item_id, end_ms)
+
+
+def _text_until(item: Item, audio_end_ms: int) -> str:
+    """The words of an assistant item that were spoken by `audio_end_ms`, by their share of its length."""
+    if audio_end_ms >= item.audio_ms:
+        return item.text
+    return heard_text(item.text, round(len(item.text) * audio_end_ms / item.audio_ms))

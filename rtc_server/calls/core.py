@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import numpy as np
 
 from model.interface import (
     INPUT_SAMPLE_RATE,
@@ -48,45 +45,12 @@ from rtc_server.turns.events import (
 from rtc_server.turns.interruption import BargeIn, Verdict
 
 from .announcements import Announcer
+from .intents import CancelRequest, CoreOutput, GrantAudio, Observe, SendEvent, SubmitRequest
 from .responses import InputClock, Response, TurnTiming, response_latency_ms, turn_stages
+from .user_turns import Unanswered, UserTurn, joined
 
 VOICED_DBFS = -45.0  # a frame louder than this is sound to a listener; quieter is the decoder's noise floor
 SAMPLES_PER_MS = INPUT_SAMPLE_RATE // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class SendEvent:
-    """Send this event to the client."""
-
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitRequest:
-    request: GenerateRequest
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequest:
-    response_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class GrantAudio:
-    response_id: str
-    audio_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Observe:
-    """Something an operator counts: `name` and label or value, for the metrics."""
-
-    name: str
-    label: str = ""
-    value: float = 0.0
-
-
-CoreOutput: TypeAlias = SendEvent | SubmitRequest | CancelRequest | GrantAudio | Observe
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,30 +62,6 @@ class CoreSettings:
     speculate: bool = True
     pause_limit_seconds: float = 2.0
     """A reply that was paused for a voice nobody decided about goes on after this."""
-
-
-@dataclass(slots=True)
-class UserTurn:
-    """One stretch of user speech on its way into the conversation."""
-
-    turn_id: str
-    item_id: str
-    start_sample: int
-    is_announced: bool = False
-    """`speech_started` went out; during a reply only once the voice is judged an interruption."""
-    stopped: SpeechStopped | None = None
-    audio: Pcm16 | None = None
-    """The turn's samples, once it stopped."""
-    pauses: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
-class Unanswered:
-    """User audio in the conversation that no response has been asked for yet."""
-
-    item_id: str
-    audio: Pcm16
-    pauses: tuple[int, ...]
 
 
 class CallCore:
@@ -158,8 +98,7 @@ class CallCore:
         self._held: Response | None = None
         self._resamplers: dict[str, StreamResampler] = {}
         self._paused_at: float | None = None
-        self.has_spoken = False
-        """The session has produced audio; its voice is fixed from then on."""
+        self.has_spoken = False  # from the first audio on, the voice is fixed
 
     # --- inputs
 
@@ -243,7 +182,7 @@ class CallCore:
         return outputs
 
     def close(self) -> None:
-        """The call is over: cancel what is alive."""
+        """Cancel what is alive."""
         for response in list(self._responses.values()):
             if response.is_generating:
                 self._outputs.append(CancelRequest(response.response_id))
@@ -331,8 +270,8 @@ class CallCore:
         self._turn = None
         detection = self.session.audio.input.turn_detection
         end_ms = turn.stopped.end_sample // SAMPLES_PER_MS
-        stopped = self.announce.event("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=turn.item_id)
-        self._emit([stopped])
+        kind = "input_audio_buffer.speech_stopped"
+        self._emit([self.announce.event(kind, audio_end_ms=end_ms, item_id=turn.item_id)])
         self.commit_audio(turn.item_id, turn.audio, turn.pauses)
         is_silent = self._held is not None and self._held.transcript == ""
         if detection is None or not detection.create_response or self.is_agent_active or is_silent:
@@ -362,9 +301,9 @@ class CallCore:
         if self.is_agent_active and not self._barge_in.is_pending:
             return
         self._drop_held("restarted")
-        audio, pauses = (self._detector.utterance(), self._detector.pauses)
-        if turn.audio is not None:
-            audio, pauses = turn.audio, turn.pauses
+        audio, pauses = turn.audio, turn.pauses
+        if audio is None:
+            audio, pauses = self._detector.utterance(), self._detector.pauses
         request = self._request(turn.turn_id, self._unanswered_audio(Unanswered("", audio, pauses)))
         self._held = self._begin(request, True, None, now)
 
@@ -462,12 +401,6 @@ class CallCore:
                 self._unanswered.insert(0, Unanswered(response.user_item_id, response.audio, ()))
             self._forget(response)
 
-    def heard_text_at(self, item: Item, audio_end_ms: int) -> str:
-        """The words of an assistant item that were spoken by `audio_end_ms`."""
-        if audio_end_ms >= item.audio_ms:
-            return item.text
-        return heard_text(item.text, round(len(item.text) * audio_end_ms / max(1, item.audio_ms)))
-
     # --- responses
 
     def _request(
@@ -507,15 +440,7 @@ class CallCore:
 
     def _unanswered_audio(self, latest: Unanswered | None = None) -> Unanswered | None:
         """Everything said that nobody answered yet, as one stretch of audio."""
-        parts = [*self._unanswered, *([latest] if latest is not None else [])]
-        if not parts:
-            return None
-        offset, pauses = 0, []
-        for part in parts:
-            pauses += [offset + pause for pause in part.pauses]
-            offset += len(part.audio)
-        audio = parts[0].audio if len(parts) == 1 else np.concatenate([part.audio for part in parts])
-        return Unanswered(parts[-1].item_id, audio, tuple(pauses))
+        return joined([*self._unanswered, *([latest] if latest is not None else [])])
 
     def _begin(
         self,
@@ -599,7 +524,6 @@ class CallCore:
         self._playout.push(response.response_id, resampler.resample(delta.pcm), delta.text_end)
 
     def _play_next(self) -> None:
-        """An earlier response finished playing: the one that waited for it begins."""
         for response in self._responses.values():
             if not response.is_held and response.unplayed:
                 deltas, response.unplayed = response.unplayed, []
@@ -641,8 +565,7 @@ class CallCore:
 
     def _measure(self, response: Response, now: float) -> None:
         response.measured = True
-        latency = response_latency_ms(response, now)
-        stages = turn_stages(response, now)
+        latency, stages = response_latency_ms(response, now), turn_stages(response, now)
         event = self.announce.event(
             "rtc_server.turn.metrics",
             response_id=response.response_id,

@@ -69,9 +69,14 @@ def run_call(
 
 
 async def _call(plan: CallPlan, *, show: bool) -> CallReport:
+    """Make the call; a terminal sees the table grow, anything else gets it once it is complete."""
+    console = Console(file=sys.stdout, highlight=False)
     if not show:
         return await hold_call(plan)
-    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        report = await hold_call(plan)
+        console.print(turns_table(report.turns))
+        return report
     with Live(console=console, refresh_per_second=REFRESH_PER_SECOND) as live:
 
         def on_progress(turns: Sequence[TurnReport]) -> None:

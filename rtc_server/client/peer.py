@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -152,7 +153,8 @@ class RealtimePeer:
                 f"The certificate of {self.base} is not trusted here: pass its authority's file, or --insecure."
             ) from error
         except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or str(error.os_error)
+            number = error.os_error.errno
+            reason = os.strerror(number) if number and number > 0 else str(error.os_error)
             raise CallError(f"{self.base} cannot be reached ({reason}); is the server running there?") from error
         except aiohttp.ClientError as error:
             raise CallError(f"{self.base} cannot be talked to: {error or type(error).__name__}.") from error

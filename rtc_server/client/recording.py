@@ -65,7 +65,7 @@ def save_replies(path: Path, replies: Sequence[Pcm16], sample_rate: int = SAMPLE
     gap = np.zeros(int(sample_rate * GAP_SECONDS), np.int16)
     pieces = [piece for reply in replies for piece in (reply, gap)][:-1]
     try:
-        with wave.open(str(path), "wb") as file:
+        with path.open("wb") as raw, wave.open(raw, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(sample_rate)

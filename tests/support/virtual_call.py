@@ -27,7 +27,8 @@ from model.interface import (
 from rtc_server.audio.pcm import FRAME_MS, INPUT_SAMPLE_RATE
 from rtc_server.audio.playout import Playout
 from rtc_server.calls.client_events import ClientEvents
-from rtc_server.calls.core import CallCore, CancelRequest, CoreSettings, GrantAudio, Observe, SendEvent, SubmitRequest
+from rtc_server.calls.core import CallCore, CoreSettings
+from rtc_server.calls.intents import CancelRequest, GrantAudio, Observe, SendEvent, SubmitRequest
 from rtc_server.realtime.session import Audio, AudioInput, AudioOutput, SessionConfig, TurnDetection
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.interruption import BargeIn

@@ -1,0 +1,39 @@
+# Everything runs from here. A first run needs the network (packages, models); later ones do not.
+SHELL := /bin/bash
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test run test check bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## Make .venv with what the server needs
+	@scripts/setup.sh
+
+setup-test: ## Add what tests and checks need: dev tools, torch (CPU), Chromium
+	@scripts/setup.sh --test
+
+run: setup ## Set up, fetch the models, and serve (ARGS="--backend echo" adds flags)
+	@$(BIN)/rtc-server models fetch
+	@exec $(BIN)/rtc-server serve $(ARGS)
+
+test: setup-test ## Set up and run all tests (ARGS="tests/test_config.py -x" selects)
+	@$(BIN)/rtc-server models fetch
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup-test ## Formatting, lint, types, and that generated files and the lock are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m scripts.lock --check
+	$(BIN)/python -m scripts.configuration --check
+
+bench: setup-test ## Measure response latency through real calls (results in out/)
+	@$(BIN)/rtc-server models fetch
+	$(BIN)/python -m benchmarks.turn_latency $(ARGS)
+
+clean: ## Remove caches and results; .venv, certificates and models stay
+	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

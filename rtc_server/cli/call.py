@@ -1,0 +1,45 @@
+"""`rtc-server call`: a caller without a microphone, for checks and measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = """
+Examples:
+
+  rtc-server call --say question.wav --out reply.wav
+
+  rtc-server call --say a.wav --say b.wav --json
+
+  rtc-server call --say a.wav --say b.wav --interrupt-after-ms 700   b.wav cuts into the first reply
+
+With --json the last line of the output holds transcripts, latencies and their stages.
+"""
+
+
+def call(
+    say: Annotated[
+        list[Path],
+        typer.Option(
+            "--say", exists=True, dir_okay=False, readable=True, metavar="WAV", help="Recording to play; repeatable."
+        ),
+    ],
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    interrupt_after_ms: Annotated[
+        int | None,
+        typer.Option(min=0, help="Play the next recording this long after a reply begins, cutting into it."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--out", metavar="WAV", help="Save what the server said.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON for programs.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", min=1.0, help="Seconds to wait for each reply.")] = 30.0,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
+    ] = False,
+) -> None:
+    """Call a server, play recordings, and report what it answered and how fast."""
+    from rtc_server.client.command import run_call
+
+    raise typer.Exit(run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure))

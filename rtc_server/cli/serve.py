@@ -1,0 +1,77 @@
+"""`rtc-server serve`: settings from flags, then the server until it is told to stop."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, redirect_stderr
+from typing import Annotated
+
+import typer
+
+from .console import ConfigOption, LinesAbove, ModelsDirOption, spinner
+
+EPILOG = """
+Examples:
+
+  rtc-server serve     for this machine and, over HTTPS, your network
+
+  rtc-server serve --host 127.0.0.1 --no-tls     only for this machine
+
+  rtc-server serve --backend echo     repeats what you say
+
+Every other setting: docs/configuration.md, or `rtc-server config`.
+"""
+
+
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (server.host).")] = None,
+    http_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="HTTP port (server.http_port).")] = None,
+    https_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="HTTPS port (server.https_port).")] = None,
+    tls: Annotated[
+        bool | None, typer.Option("--tls/--no-tls", help="Listen on the HTTPS port too (server.tls).")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help='What speaks: "cascade" or "echo" (engine.backend).')] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Calls at once (server.max_calls).")] = None,
+    models_dir: ModelsDirOption = None,
+) -> None:
+    """Start the server; prints one line when it is ready, and stops on Ctrl-C."""
+    from model.registry import ModelsMissingError, UnknownBackendError, backend_names
+    from model.weights import missing
+    from rtc_server.config import load_settings
+    from rtc_server.paths import models_dir as models_folder
+
+    from .models import needed_weights
+
+    flags = {
+        "server.host": host,
+        "server.http_port": http_port,
+        "server.https_port": https_port,
+        "server.tls": tls,
+        "engine.backend": backend,
+        "server.max_calls": max_calls,
+        "models.cache_dir": None if models_dir is None else str(models_dir),
+    }
+    settings = load_settings(config, {key: value for key, value in flags.items() if value is not None})
+    if settings.engine.backend not in backend_names():
+        raise UnknownBackendError(settings.engine.backend)
+    folder = models_folder(settings)
+    absent = missing(folder, needed_weights(settings))
+    if absent:
+        raise ModelsMissingError(folder, [weight.name for weight in absent])
+
+    from rtc_server.app.server import run  # after the checks: it loads the media libraries
+
+    progress = spinner()
+    progress.add_task("Loading the models…", total=None)
+
+    def print_ready(line: str) -> None:
+        progress.stop()
+        print(line, flush=True)
+
+    with ExitStack() as stack:
+        if sys.stderr.isatty():
+            stack.enter_context(progress)
+            stack.enter_context(redirect_stderr(LinesAbove(progress.console)))
+        exit_code = run(settings, print_ready)
+    raise typer.Exit(exit_code)

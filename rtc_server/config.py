@@ -1,0 +1,395 @@
+"""The settings: one frozen, typed object that is built once, before anything else.
+
+Every key has a type, a range, a default and a sentence; `config/server.toml` and `docs/configuration.md` are
+written from them (`python -m scripts.configuration`). Values come from the command line, then the environment,
+then the file, then the defaults; `explain` tells which. A name that does not exist is refused with the nearest
+one that does, so that a typing error cannot silently leave a default in force.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from rtc_server.errors import ConfigError
+from rtc_server.paths import default_config_file
+
+ENV_PREFIX = "RTC_SERVER__"
+"""`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
+
+LOCAL_CONFIG_FILE = Path("config/server.toml")
+"""Read from the current folder when no file is named."""
+
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+
+
+def _check_address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not an IP address") from None
+    return value
+
+
+def _check_ice_url(value: str) -> str:
+    scheme, _, rest = value.partition(":")
+    if scheme not in ("stun", "stuns", "turn", "turns") or not rest:
+        raise ValueError(f"{value!r} is not an ICE server; write for example 'stun:stun.example.org:3478'")
+    return value
+
+
+IpAddress = Annotated[str, AfterValidator(_check_address)]
+IceUrl = Annotated[str, AfterValidator(_check_ice_url)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+CpuNumber = Annotated[int, Field(ge=0, le=4_095)]
+
+
+class Section(BaseModel):
+    """One table of the settings file. The doc string under a field is its comment everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerSection(Section):
+    """Listening, TLS and limits on calls."""
+
+    host: str = Field("0.0.0.0", min_length=1)
+    """Address to listen on; "127.0.0.1" admits only this machine."""
+    http_port: Port = 8000
+    """TCP port for HTTP. Browsers allow the microphone over plain HTTP only on this machine. 0 takes a free one."""
+    https_port: Port = 8443
+    """TCP port for HTTPS, which phones and other machines need for the microphone. 0 takes a free one."""
+    tls: bool = True
+    """Listen on the HTTPS port too."""
+    certs_dir: str = Field("certs", min_length=1)
+    """Folder of the TLS certificate; a local one is made there when it holds none."""
+    max_calls: int = Field(10, ge=1, le=10_000)
+    """Calls at once; the next caller gets 503 and is told when to try again."""
+    max_call_seconds: int = Field(3600, ge=1, le=86_400)
+    """Length after which a call is ended."""
+    setup_timeout_seconds: float = Field(15.0, ge=1.0, le=120.0)
+    """Time a caller has from the answer until media flows; then the call is removed."""
+    shutdown_timeout_seconds: float = Field(5.0, ge=0.0, le=600.0)
+    """Time that running calls have to end once the server is told to stop."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> ServerSection:
+        if self.tls and self.http_port and self.http_port == self.https_port:
+            raise ValueError(f"http_port and https_port are both {self.http_port}; they must differ")
+        return self
+
+
+class EngineSection(Section):
+    """What generates the speech, and how it is run."""
+
+    backend: str = Field("cascade", min_length=1)
+    """Implementation: "cascade" (embedded recognition, language model and voice) or "echo" (repeats you)."""
+    isolation: Literal["process", "thread"] = "process"
+    """Where it runs: "process" keeps playout punctual and survives its crash; "thread" is for tests."""
+    nice: int = Field(5, ge=0, le=19)
+    """How far the engine's process steps back for the media process (0 = not at all)."""
+    cpu_affinity: tuple[CpuNumber, ...] = ()
+    """Processor numbers that the engine's process may use; [] means all."""
+    max_pending: int = Field(32, ge=1, le=1_000)
+    """Responses queued and running at once; one more fails with "engine_busy"."""
+    audio_credit_ms: int = Field(1000, ge=200, le=60_000)
+    """Audio that may be generated ahead of playout; little is then thrown away on an interruption."""
+    response_timeout_seconds: float = Field(20.0, ge=1.0, le=600.0)
+    """A response that shows no progress for this long is ended as failed."""
+    restart_backoff_seconds: float = Field(0.5, ge=0.0, le=60.0)
+    """Wait before a lost engine is started again; doubled each time it is lost at once again."""
+    restart_backoff_max_seconds: float = Field(30.0, ge=0.0, le=3_600.0)
+    """Upper bound of that wait."""
+
+    @model_validator(mode="after")
+    def _backoff_grows(self) -> EngineSection:
+        if self.restart_backoff_max_seconds < self.restart_backoff_seconds:
+            raise ValueError(
+                f"restart_backoff_max_seconds {self.restart_backoff_max_seconds} is less than "
+                f"restart_backoff_seconds {self.restart_backoff_seconds}"
+            )
+        return self
+
+
+class ModelsSection(Section):
+    """The embedded models' files."""
+
+    cache_dir: str = ""
+    """Folder of the files; "" means rtc-server/models in your cache folder (~/.cache)."""
+    offline: bool = False
+    """Never use the network for them: missing files are an error instead of a download."""
+
+
+class CascadeSection(Section):
+    """The backend "cascade": speech recognition, language model and voice, one after the other."""
+
+    llm_path: str = ""
+    """A chat model of your own as GGUF file; "" means the embedded small one."""
+    llm_threads: int = Field(1, ge=1, le=64)
+    """Threads of the language model. More than one pays only where cores are idle."""
+    asr_threads: int = Field(1, ge=1, le=64)
+    """Threads of the speech recognition. More than one pays only where cores are idle."""
+    tts_threads: int = Field(1, ge=1, le=64)
+    """Threads of the voice. More than one pays only where cores are idle."""
+    max_output_tokens: int = Field(48, ge=1, le=4_096)
+    """Length of a reply in text tokens, unless the session asks for fewer."""
+    temperature: float = Field(0.2, ge=0.0, le=2.0)
+    """How freely words are chosen; 0 always takes the likeliest."""
+    top_p: float = Field(0.9, gt=0.0, le=1.0)
+    """Share of the likeliest words to choose from."""
+    max_sequences: int = Field(4, ge=1, le=64)
+    """Replies written at the same time; more wait."""
+    context_tokens: int = Field(2048, ge=512, le=131_072)
+    """Conversation that the language model sees, in tokens; the oldest turns fall out."""
+    voice: str = Field("heart", min_length=1)
+    """Voice of the replies; the embedded one is "heart"."""
+    instructions: str = Field("", max_length=20_000)
+    """What the language model is told first; "" means the built-in persona."""
+
+
+class SessionSection(Section):
+    """What a new session starts with; clients may change it with `session.update`."""
+
+    instructions: str = Field("", max_length=20_000)
+    """Instructions of new sessions; "" means the backend's own."""
+
+
+class TurnsSection(Section):
+    """When somebody is speaking, has finished, or interrupts. Clients may change the OpenAI-named keys."""
+
+    vad: Literal["silero", "webrtcvad", "gated"] = "silero"
+    """Voice detector: "silero", "webrtcvad" (cheaper, less exact), or "gated": webrtcvad in front of silero."""
+    threshold: float = Field(0.5, ge=0.0, le=1.0)
+    """Speech probability from which a frame counts as speech; raise it in noisy rooms."""
+    prefix_padding_ms: int = Field(300, ge=0, le=5_000)
+    """Audio kept from before the detected start, so that no first consonant is lost."""
+    silence_duration_ms: int = Field(400, ge=100, le=10_000)
+    """Silence that ends a turn. Shorter answers faster and cuts into pauses."""
+    create_response: bool = True
+    """Answer every finished turn by itself."""
+    interrupt_response: bool = True
+    """Stop the reply when the user speaks into it."""
+    min_speech_ms: int = Field(100, ge=0, le=2_000)
+    """Speech needed before a turn starts; keeps clicks and coughs out."""
+    max_utterance_ms: int = Field(28_000, ge=1_000, le=120_000)
+    """A turn is closed after this long; the embedded recognition needs less than 30 s."""
+    speculation_silence_ms: int = Field(120, ge=0, le=5_000)
+    """Silence after which the reply is begun, held, while the end of the turn is still awaited; 0 = off."""
+    interruption_min_ms: int = Field(400, ge=0, le=5_000)
+    """Speech needed to stop a reply, so that noises and "mm-hm" do not."""
+    echo_guard: bool = True
+    """Recognise the server's own voice coming back from a loudspeaker, and do not answer it."""
+    webrtcvad_mode: int = Field(2, ge=0, le=3)
+    """Aggressiveness of webrtcvad: 0 passes most, 3 rejects most."""
+
+
+class WebRtcSection(Section):
+    """Network paths for media."""
+
+    host_addresses: tuple[IpAddress, ...] = ()
+    """ICE host candidates; [] means this machine's addresses, plus loopback for callers on this machine."""
+    ice_servers: tuple[IceUrl, ...] = ()
+    """STUN and TURN servers, as URLs, for a server behind NAT."""
+
+
+class LoggingSection(Section):
+    """Log lines on standard error. They never hold speech, transcripts or prompts."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least serious line to print."""
+    format: Literal["text", "json"] = "text"
+    """"text" for people, "json" (one object per line) for machines."""
+
+
+class Settings(BaseModel):
+    """The effective settings. `Settings()` is all defaults; `load_settings` reads every source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: ServerSection = ServerSection()
+    engine: EngineSection = EngineSection()
+    models: ModelsSection = ModelsSection()
+    cascade: CascadeSection = CascadeSection()
+    session: SessionSection = SessionSection()
+    turns: TurnsSection = TurnsSection()
+    webrtc: WebRtcSection = WebRtcSection()
+    logging: LoggingSection = LoggingSection()
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+
+class SettingsKey(NamedTuple):
+    """One key of the settings, for documents and checks."""
+
+    name: str
+    """Dotted: "turns.threshold"."""
+    section: type[Section]
+    field: FieldInfo
+
+
+class Explained(NamedTuple):
+    """One effective value and where it came from."""
+
+    key: str
+    value: object
+    source: str
+    """"default", the file's path, the environment variable's name, or "command line"."""
+
+
+def settings_keys() -> Iterator[SettingsKey]:
+    """Every key, in the order of the file."""
+    for section_name, section in _sections().items():
+        for name, field in section.model_fields.items():
+            yield SettingsKey(f"{section_name}.{name}", section, field)
+
+
+def load_settings(config_path: Path | None = None, overrides: Mapping[str, object] | None = None) -> Settings:
+    """Read all sources: `overrides` (dotted keys, from the command line) > environment > file > defaults.
+
+    Without `config_path`, `config/server.toml` of the current folder is read, else the file that ships with
+    the server. Raises ConfigError for a missing or broken file, an unknown name or an unusable value; the
+    message lists every problem found, each with its source.
+    """
+    path = config_path or (LOCAL_CONFIG_FILE if LOCAL_CONFIG_FILE.is_file() else default_config_file())
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    layers = (
+        ((key, value, str(path)) for key, value in _from_file(path)),
+        _from_environment(),
+        ((key, value, COMMAND_LINE) for key, value in _from_overrides(overrides or {})),
+    )
+    for layer in layers:
+        for key, value, source in layer:
+            values[key], sources[key] = value, source
+    settings = _validate(values, sources)
+    settings._sources.update(sources)
+    return settings
+
+
+def explain(settings: Settings) -> list[Explained]:
+    """Every key with its effective value and its source, in the order of the file."""
+    found = []
+    for key in settings_keys():
+        section, name = key.name.split(".")
+        value = getattr(getattr(settings, section), name)
+        found.append(Explained(key.name, value, settings._sources.get(key.name, DEFAULT)))
+    return found
+
+
+def _sections() -> dict[str, type[Section]]:
+    return {name: type(field.default) for name, field in Settings.model_fields.items()}
+
+
+def _from_file(path: Path) -> list[tuple[str, object]]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {path} is not valid TOML: {error}.") from error
+    values, problems = [], []
+    for section, table in tables.items():
+        if section not in _sections():
+            problems.append(f"{path}: there is no section [{section}]{_nearest(section, _sections())}")
+        elif not isinstance(table, dict):
+            problems.append(f"{path}: {section} is a section; write [{section}] on a line of its own.")
+        else:
+            values += [(f"{section}.{name}", value) for name, value in table.items()]
+    problems += [f"{path}: {problem}" for problem in _unknown(key for key, _ in values)]
+    _raise_if_any(problems)
+    return values
+
+
+def _from_environment() -> list[tuple[str, object, str]]:
+    values: list[tuple[str, object, str]] = []
+    problems = []
+    fields = {ENV_PREFIX + key.name.replace(".", "__").upper(): key for key in settings_keys()}
+    for variable, text in sorted(os.environ.items()):
+        if not variable.upper().startswith(ENV_PREFIX):
+            continue
+        key = fields.get(variable.upper())
+        if key is None:
+            problems.append(f"{variable} (environment) sets nothing{_nearest(variable.upper(), fields)}")
+        else:
+            values.append((key.name, _parse_variable(text, key.field), variable))
+    _raise_if_any(problems)
+    return values
+
+
+def _from_overrides(overrides: Mapping[str, object]) -> list[tuple[str, object]]:
+    _raise_if_any(list(_unknown(overrides)))
+    return list(overrides.items())
+
+
+def _parse_variable(text: str, field: FieldInfo) -> object:
+    """Lists are JSON (`[0, 1]`) or words with commas between (`0,1`); pydantic reads the rest."""
+    if not isinstance(field.default, tuple):
+        return text
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text  # refused by the validation, which names the variable
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _unknown(keys: Iterable[str]) -> Iterator[str]:
+    names = [key.name for key in settings_keys()]
+    for key in keys:
+        if key not in names:
+            yield f"there is no key {key}{_nearest(key, names)}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message: "; did you mean 'x'?" or the names there are."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    if not near and "." in name:  # the right name in the wrong section
+        near = [other for other in names if other.split(".")[1] == name.split(".")[-1]][:1]
+    return f"; did you mean {near[0]}?" if near else f"; the names are: {', '.join(names)}."
+
+
+def _validate(values: Mapping[str, object], sources: Mapping[str, str]) -> Settings:
+    nested: dict[str, dict[str, object]] = {}
+    for key, value in values.items():
+        section, name = key.split(".")
+        nested.setdefault(section, {})[name] = value
+    try:
+        return Settings.model_validate(nested)
+    except ValidationError as error:
+        problems = [_describe(dict(detail), sources) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(problems)) from error
+
+
+def _describe(detail: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    key = ".".join(str(part) for part in detail["loc"][:2])
+    reason = str(detail["msg"]).removeprefix("Value error, ")
+    if key not in sources:  # a rule about several keys of one section
+        return f"[{key}]: {reason}."
+    given = json.dumps(detail["input"], default=str)
+    if len(given) > 80:
+        given = given[:80] + "…"
+    return f"{key} = {given} ({sources[key]}) cannot be used: {reason[0].lower()}{reason[1:]}."
+
+
+def _raise_if_any(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))

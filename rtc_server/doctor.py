@@ -1,0 +1,338 @@
+"""Checks whether this machine can run the server, each with what to do if it cannot.
+
+Nothing is changed and nothing leaves the machine: network checks send packets from one of its own sockets to
+another. Native libraries are tried in a child process, so that one that crashes is a finding and not our end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from model.weights import FETCH_COMMAND, Weight, verify
+from rtc_server import certs
+from rtc_server.config import Settings
+from rtc_server.errors import CertificateError
+
+Status = Literal["ok", "warn", "fail"]
+
+UDP_TIMEOUT_SECONDS = 1.0
+NATIVE_TIMEOUT_SECONDS = 60.0  # a cold disk; beyond it the import hangs
+FILES_BASE = 128  # listening sockets, pipes, libraries and log files of an idle server
+FILES_PER_CALL = 16  # one UDP socket per address and ICE component, with room to spare
+MIN_MEMORY_BYTES = 1_000_000_000  # the embedded models take 0.6 GB
+EARLIEST_YEAR = 2026  # this program is not older, so an earlier clock is wrong
+
+NATIVE_MODULES = {"cascade": ("onnxruntime", "xllamacpp", "hibari", "scipy.signal")}
+"""Libraries with machine code that a backend needs besides those of the media path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    name: str
+    status: Status
+    """"warn": the server works, but something is missing or slower; "fail": it will not work."""
+    detail: str
+    advice: str = ""
+    """What to do; "" when nothing is to be done."""
+
+
+def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...]) -> Iterator[Finding]:
+    """Run all checks, a few seconds in total; findings come as they are made.
+
+    `needed` are the model files that the settings make necessary.
+    """
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        check_python,
+        lambda: check_ports(settings),
+        lambda: check_tls(settings),
+        lambda: check_models(models_dir, needed),
+        check_opus,
+        lambda: check_native(settings),
+        check_gpu,
+        lambda: check_udp(settings),
+        check_clock,
+        lambda: check_limits(settings.server.max_calls),
+        check_machine,
+    )
+    for check in checks:
+        yield from check()
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter is one that the server is tested with."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        yield Finding("python", "ok", version)
+    else:
+        yield Finding("python", "fail", f"{version} is not supported.", "Use Python 3.11, 3.12 or 3.13.")
+
+
+def check_ports(settings: Settings) -> Iterator[Finding]:
+    """The TCP ports can be listened on."""
+    server = settings.server
+    ports = [("http", server.http_port)] + ([("https", server.https_port)] if server.tls else [])
+    for kind, port in ports:
+        problem = _listen_problem(server.host, port)
+        where = f"{server.host} port {port}" if port else f"{server.host}, any free port"
+        if problem is None:
+            yield Finding(f"{kind} port", "ok", f"{where} is free.")
+        else:
+            yield Finding(
+                f"{kind} port",
+                "fail",
+                f"{where}: {problem}.",
+                f"Stop what uses it (an rtc-server that is running?) or choose another with --{kind}-port.",
+            )
+
+
+def check_tls(settings: Settings) -> Iterator[Finding]:
+    """The certificate can be served, is current, and covers this machine's addresses."""
+    if not settings.server.tls:
+        yield Finding(
+            "certificate", "warn", "HTTPS is off.", "Phones and other machines get no microphone over plain HTTP."
+        )
+        return
+    folder = Path(settings.server.certs_dir)
+    try:
+        paths = certs.find_certificates(folder)
+        if paths is None:
+            yield Finding("certificate", "ok", f"None in {folder} yet; the first start makes one.")
+            return
+        certs.ssl_context(paths)
+        details = certs.describe(paths)
+    except CertificateError as error:
+        yield Finding("certificate", "fail", error.message)
+        return
+    until = f"{details.not_after:%Y-%m-%d}"
+    uncovered = [name for name in certs.machine_names() if name not in details.names]
+    if details.is_own:
+        fresh = "the next start renews it" if uncovered else f"valid until {until}"
+        yield Finding("certificate", "ok", f"Made by the local authority in {folder}; {fresh}.")
+    elif details.not_after < datetime.now(UTC):
+        yield Finding(
+            "certificate", "fail", f"Yours in {folder} ended on {until}.", "Replace it, or remove it to have one made."
+        )
+    else:
+        yield Finding("certificate", "ok", f"Yours in {folder}, valid until {until}.")
+
+
+def check_models(models_dir: Path, needed: tuple[Weight, ...]) -> Iterator[Finding]:
+    """The model files that the settings need are here and undamaged."""
+    bad = verify(models_dir, needed)
+    if bad:
+        names = ", ".join(weight.name for weight in bad)
+        yield Finding("models", "fail", f"Missing or damaged in {models_dir}: {names}.", f"Run `{FETCH_COMMAND}`.")
+    else:
+        yield Finding("models", "ok", f"{len(needed)} files needed, all good, in {models_dir}.")
+
+
+def check_opus() -> Iterator[Finding]:
+    """Opus survives an encode and decode round trip: a tone comes back as that tone."""
+    try:
+        found_hz = _opus_round_trip(tone_hz=440.0)
+    except (ImportError, OSError, ValueError) as error:  # av's own errors derive from these two
+        yield Finding("opus", "fail", f"The audio codec does not work: {error}.", "Install the package `av` again.")
+        return
+    if abs(found_hz - 440.0) < 25.0:
+        yield Finding("opus", "ok", "A tone survives encoding and decoding.")
+    else:
+        yield Finding("opus", "fail", f"440 Hz came back as {found_hz:.0f} Hz.", "Install the package `av` again.")
+
+
+def check_native(settings: Settings) -> Iterator[Finding]:
+    """Every library with machine code loads on this processor."""
+    modules = ["av", "pylibsrtp", "cryptography.hazmat.bindings._rust", "google_crc32c"]
+    if settings.turns.vad != "silero":
+        modules.append("webrtcvad")
+    if settings.turns.vad != "webrtcvad":
+        modules.append("onnxruntime")
+    modules += [name for name in NATIVE_MODULES.get(settings.engine.backend, ()) if name not in modules]
+    problems = [problem for name in modules if (problem := _import_problem(name))]
+    if problems:
+        yield Finding(
+            "libraries",
+            "fail",
+            " ".join(problems),
+            "Install them again: `pip install --force-reinstall rtc-server`; if one crashes, this processor may "
+            "lack an instruction that it needs.",
+        )
+    else:
+        yield Finding("libraries", "ok", f"{', '.join(modules)} load.")
+
+
+def check_gpu() -> Iterator[Finding]:
+    """Whether there is an NVIDIA GPU. The embedded models need none."""
+    tool = shutil.which("nvidia-smi")
+    names = ""
+    if tool is not None:
+        command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False
+            )
+            names = "; ".join(done.stdout.split("\n")[:8]).strip("; ") if done.returncode == 0 else ""
+        except (OSError, subprocess.TimeoutExpired):
+            names = ""
+    if names:
+        yield Finding("gpu", "ok", names)
+    elif tool is not None or Path("/dev/nvidia0").exists():
+        yield Finding("gpu", "warn", "There is a GPU whose driver does not answer.", "Run `nvidia-smi` to see why.")
+    else:
+        yield Finding("gpu", "ok", "None found; the embedded models need none.")
+
+
+def check_udp(settings: Settings) -> Iterator[Finding]:
+    """A UDP packet passes between two sockets of this machine, on each address that media may use."""
+    configured = settings.webrtc.host_addresses
+    addresses = configured or ["127.0.0.1", *(name for name in certs.machine_names() if _is_lan_ipv4(name))]
+    for address in addresses:
+        problem = udp_echo_problem(address)
+        if problem is None:
+            yield Finding("udp", "ok", f"{address} passes packets.")
+            continue
+        is_needed = address == "127.0.0.1" or address in configured
+        advice = "Check webrtc.host_addresses and the firewall: media needs UDP on all high ports (ufw, nft, ...)."
+        yield Finding("udp", "fail" if is_needed else "warn", f"{address}: {problem}.", advice)
+
+
+def check_clock() -> Iterator[Finding]:
+    """The clocks that pace audio and date certificates are sane."""
+    resolution = time.get_clock_info("monotonic").resolution
+    year = datetime.now(UTC).year
+    if year < EARLIEST_YEAR:
+        yield Finding("clock", "fail", f"It says {year}; certificates would not be valid.", "Set the date (NTP).")
+    elif resolution > 0.001:
+        yield Finding(
+            "clock", "warn", f"Its steps of {resolution * 1000:.0f} ms are coarse.", "Audio may stutter here."
+        )
+    else:
+        yield Finding("clock", "ok", f"{year}, monotonic steps below 1 ms.")
+
+
+def check_limits(max_calls: int) -> Iterator[Finding]:
+    """Enough files may be open for the calls that are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_BASE + FILES_PER_CALL * max_calls
+    limit = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        yield Finding("open files", "ok", f"{limit} allowed, about {wanted} wanted for {max_calls} calls.")
+        return
+    can_raise = hard == resource.RLIM_INFINITY or hard >= wanted
+    how = f"Run `ulimit -n {wanted}` first" if can_raise else "Raise the limit (limits.conf, LimitNOFILE=)"
+    yield Finding("open files", "warn", f"{limit} allowed, {max_calls} calls may need {wanted}.", f"{how}.")
+
+
+def check_machine() -> Iterator[Finding]:
+    """Processors and memory suffice for the embedded models."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    free = psutil.virtual_memory().available
+    detail = f"{cores} processors, {free / 1e9:.1f} GB of memory free."
+    if cores < 2:
+        yield Finding("machine", "warn", detail, "With one processor replies are slow and sound may stutter.")
+    elif free < MIN_MEMORY_BYTES:
+        yield Finding("machine", "warn", detail, "The embedded models take 0.6 GB; close something.")
+    else:
+        yield Finding("machine", "ok", detail)
+
+
+def udp_echo_problem(address: str) -> str | None:
+    """Send one packet there and back between two sockets bound to `address`; None if both arrive."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as one, socket.socket(family, socket.SOCK_DGRAM) as two:
+            for end in (one, two):
+                end.settimeout(UDP_TIMEOUT_SECONDS)
+                end.bind((address, 0))
+            one.sendto(b"ping", two.getsockname())
+            data, sender = two.recvfrom(16)
+            two.sendto(data, sender)
+            one.recvfrom(16)
+    except TimeoutError:
+        return "packets do not arrive"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _listen_problem(host: str, port: int) -> str | None:
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(place)
+            probe.listen()
+    except OSError as error:
+        return "it is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+    return None
+
+
+def _opus_round_trip(tone_hz: float) -> float:
+    """Encode half a second of a tone at 48 kHz mono, decode it, and return its frequency in Hz."""
+    import av
+
+    rate, frame = 48_000, 960
+    encoder = av.CodecContext.create("libopus", "w")
+    assert isinstance(encoder, av.AudioCodecContext)
+    encoder.sample_rate, encoder.layout, encoder.format = rate, "mono", "s16"
+    decoder = av.CodecContext.create("libopus", "r")
+    assert isinstance(decoder, av.AudioCodecContext)
+    decoder.sample_rate, decoder.layout = rate, "mono"
+    wave = (0.5 * 32_767 * np.sin(2 * np.pi * tone_hz * np.arange(rate // 2) / rate)).astype(np.int16)
+    packets = []
+    for start in range(0, len(wave), frame):
+        audio = av.AudioFrame.from_ndarray(wave[None, start : start + frame], format="s16", layout="mono")
+        audio.sample_rate, audio.pts = rate, start
+        packets += encoder.encode(audio)
+    packets += encoder.encode(None)
+    decoded = [frame.to_ndarray().reshape(-1) for packet in packets for frame in decoder.decode(packet)]
+    if not decoded:
+        raise ValueError("nothing was decoded")
+    sound = np.concatenate(decoded).astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
+    return float(np.fft.rfftfreq(len(sound), 1 / rate)[int(np.argmax(spectrum))])
+
+
+def _import_problem(name: str) -> str | None:
+    command = [sys.executable, "-c", f"import {name}"]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=NATIVE_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{name} hangs when it is loaded."
+    if done.returncode < 0:
+        return f"{name} crashes when it is loaded (signal {-done.returncode})."
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"{name} does not load: {last}."
+    return None
+
+
+def _is_lan_ipv4(name: str) -> bool:
+    try:
+        socket.inet_aton(name)
+    except OSError:
+        return False
+    return name.count(".") == 3 and not name.startswith("127.")

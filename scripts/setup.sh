@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Makes .venv and installs the project into it, with the versions of constraints.txt.
+#
+#   scripts/setup.sh          what the server needs
+#   scripts/setup.sh --test   also the dev tools, torch (CPU build) and Chromium
+#
+# Running it again does nothing, at once and without network, until pyproject.toml, constraints.txt, this file
+# or the Python version changes.
+#
+#   PYTHON=...                        the interpreter to use (3.11 to 3.13)
+#   RTC_SERVER_ALLOW_CUDA_TORCH=1     install torch's CUDA build (about 3 GB) where no CPU build can be had
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+VENV=.venv
+CPU_INDEX=https://download.pytorch.org/whl/cpu
+
+mode=run
+[[ "${1:-}" == "--test" ]] && mode=test
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# --- Debian packages: libopus for the media path, Chromium for the browser tests
+
+debian_packages() {
+    local wanted=(libopus0) missing=() package
+    if [[ $mode == test ]] && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
+        wanted+=(chromium)
+    fi
+    if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+        [[ $mode == test && ${#wanted[@]} -gt 1 ]] && say "Chromium was not found; the browser tests need it."
+        return 0
+    fi
+    for package in "${wanted[@]}"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    install_debian "${missing[@]}" || say "some packages could not be installed; going on without: ${missing[*]}"
+}
+
+install_debian() {
+    [[ $# -eq 0 ]] && return 0
+    if [[ $(id -u) -ne 0 ]]; then
+        say "please run: sudo apt-get install -y $*"
+        return 0
+    fi
+    say "installing $*"
+    local quiet=(-qq -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0)
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update "${quiet[@]}" >/dev/null || say "apt-get update failed; trying with the lists that are here"
+    apt-get install "${quiet[@]}" -y --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+# --- Python
+
+VERSION_CHECK='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+
+is_supported() { "$1" -c "$VERSION_CHECK" >/dev/null 2>&1; } # runs it: version managers leave shims that do not work
+
+can_make_venv() { "$1" -c 'import venv, ensurepip' >/dev/null 2>&1; }
+
+find_python() {
+    local candidate supported=""
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        is_supported "$candidate" || continue
+        supported=$candidate
+        can_make_venv "$candidate" && { echo "$candidate"; return 0; }
+    done
+    [[ -z $supported ]] && fail "no Python 3.11, 3.12 or 3.13 was found; install one, or name it: PYTHON=/path/to/python make setup"
+    # Debian ships ensurepip in a package of its own.
+    local version
+    version=$("$supported" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    if command -v apt-get >/dev/null; then
+        install_debian "python$version-venv" || true
+    fi
+    can_make_venv "$supported" || fail "$supported cannot make virtual environments; install its venv module (python$version-venv)"
+    echo "$supported"
+}
+
+make_venv() {
+    local python
+    is_supported "$VENV/bin/python" && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return 0
+    python=$(find_python)
+    say "making $VENV with $("$python" --version)"
+    rm -rf "$VENV"
+    "$python" -m venv "$VENV"
+    # Progress and retries of downloads are better in newer pips; an old one serves too.
+    "$VENV/bin/python" -m pip install --quiet --upgrade pip >/dev/null 2>&1 || say "pip could not be upgraded; going on with the one that is here"
+}
+
+# --- torch: the CPU build on machines without a GPU
+
+has_gpu() { [[ -e /dev/nvidia0 ]] || { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }; }
+
+can_reach() {
+    "$VENV/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)' "$1" >/dev/null 2>&1
+}
+
+install_torch() {
+    local version index=()
+    [[ $(uname -s) != Linux ]] && return 0 # elsewhere the ordinary build is the CPU build
+    has_gpu && return 0
+    version=$(sed -nE 's/^torch==([0-9.]+).*/\1/p' constraints.txt)
+    can_reach "$CPU_INDEX/torch/" && index=(--extra-index-url "$CPU_INDEX")
+    pip_install "${index[@]}" "torch==$version+cpu" && return 0
+    [[ "${RTC_SERVER_ALLOW_CUDA_TORCH:-}" == 1 || $(uname -m) != x86_64 ]] && return 0
+    fail "there is no CPU build of torch $version for this Python here, and no GPU. Use Python 3.11 to 3.13 with access to $CPU_INDEX, or install the CUDA build (about 3 GB) with RTC_SERVER_ALLOW_CUDA_TORCH=1"
+}
+
+# --- the project
+
+pip_install() {
+    local volume=--quiet
+    [[ -t 1 ]] && volume=--progress-bar=on # somebody is watching
+    "$VENV/bin/python" -m pip install "$volume" --disable-pip-version-check --no-input --prefer-binary \
+        --constraint constraints.txt "$@"
+}
+
+fingerprint() {
+    { cat pyproject.toml constraints.txt scripts/setup.sh; "$VENV/bin/python" --version; pwd; } | cksum
+}
+
+debian_packages
+make_venv
+stamp="$VENV/.setup-$mode"
+if [[ -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
+    exit 0
+fi
+started=$SECONDS
+if [[ $mode == test ]]; then
+    say "installing the server, the dev tools and torch; a few minutes the first time"
+    install_torch
+    pip_install --editable '.[dev,opens2s]'
+else
+    say "installing the server; about a minute the first time"
+    pip_install --editable .
+fi
+fingerprint >"$stamp"
+[[ $mode == test ]] && fingerprint >"$VENV/.setup-run"
+say "done in $((SECONDS - started)) s"

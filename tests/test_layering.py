@@ -1,0 +1,177 @@
+"""Who may import whom. The picture is in docs/architecture.md; this test reads every import to keep it true."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = ("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths")
+
+LAYERS: dict[str, tuple[str, ...]] = {
+    # the words that everybody shares
+    "rtc_server.errors": (),
+    "rtc_server.metrics": (),
+    "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
+    "rtc_server.config": ("rtc_server.errors", "rtc_server.paths"),
+    "rtc_server.logs": ("rtc_server.config",),
+    # pure: they decide, and leave doing to others
+    "rtc_server.audio": ("rtc_server.audio", "rtc_server.errors", "model.interface"),
+    "rtc_server.turns": ("rtc_server.turns", "rtc_server.audio", "rtc_server.errors", "model.interface"),
+    "rtc_server.realtime": ("rtc_server.realtime", "rtc_server.errors", "model.interface"),
+    # shells: they move bytes
+    "rtc_server.transports": (
+        *("rtc_server.transports", "rtc_server.audio", "rtc_server.realtime", "model.interface"),
+        *COMMON,
+    ),
+    "rtc_server.inference": ("rtc_server.inference", "model.interface", "model.registry", *COMMON),
+    "rtc_server.calls": (
+        *("rtc_server.calls", "rtc_server.transports.base", "rtc_server.inference.client", "model.interface"),
+        *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio"),
+        *COMMON,
+    ),
+    # the outside: wires everything together, once
+    "rtc_server.certs": ("rtc_server.errors",),
+    "rtc_server.doctor": ("rtc_server.certs", "model.weights", *COMMON),
+    "rtc_server.client": (  # a peer of its own; aiortc's private names are kept in one file for both sides
+        *("rtc_server.client", "rtc_server.audio", "rtc_server.transports.aiortc_seams", "model.interface"),
+        *COMMON,
+    ),
+    "rtc_server.app": (
+        *("rtc_server.app", "rtc_server.calls", "rtc_server.transports", "rtc_server.inference"),
+        *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio", "rtc_server.certs"),
+        *("model.interface", "model.weights", *COMMON),
+    ),
+    "rtc_server.cli": ("rtc_server", "model.registry", "model.weights"),
+    "rtc_server.__main__": ("rtc_server.cli",),
+    # the model knows nothing of the server
+    "model.interface": (),
+    "model.weights": (),
+    "model.registry": ("model.interface", "model.weights", "model.backends"),
+    "model.backends": ("model",),
+    "model.engine": ("model.interface", "model.engine"),
+    "model.decoder": ("model.decoder",),
+    "model.opens2s": ("model.opens2s", "model.interface"),
+}
+
+PURE = ("rtc_server.audio", "rtc_server.turns", "rtc_server.realtime", "rtc_server.transports.sdp")
+PURE_CALLS = ("core", "client_events", "announcements", "responses", "intents", "user_turns")
+IMPURE_LIBRARIES = {
+    *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
+    *("threading", "queue", "time", "signal", "http", "urllib"),
+}
+PURE_LIBRARIES = {
+    "rtc_server.audio.resample": {"numpy", "av"},
+    "rtc_server.turns.vad_silero": {"numpy", "onnxruntime"},
+    "rtc_server.turns.vad_webrtc": {"numpy", "webrtcvad"},
+    "rtc_server.realtime": {"numpy", "pydantic"},
+}
+"""Libraries that a pure module may use besides the standard library; numpy for all others."""
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "torch": ("model",),
+    "transformers": ("model",),
+    "xllamacpp": ("model.backends",),
+    "hibari": ("model.backends",),
+    "onnxruntime": ("model.backends", "rtc_server.turns"),
+    "webrtcvad": ("rtc_server.turns",),
+    "aiortc": ("rtc_server.transports", "rtc_server.client"),
+    "aioice": ("rtc_server.transports", "rtc_server.client"),
+    "av": ("rtc_server.transports", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
+    "aiohttp": ("rtc_server.app", "rtc_server.client"),
+    "typer": ("rtc_server.cli",),
+    "rich": ("rtc_server.cli", "rtc_server.client"),
+    "trustme": ("rtc_server.certs",),
+    "ray": ("rtc_server.inference.ray",),
+}
+"""The only places where a library may be imported, so that it can be replaced there."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute names of everything that a file imports, inside functions and for type checking too."""
+    found = set()
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            # `from rtc_server import certs` imports a module; `from rtc_server.certs import x` a name of one
+            found |= {
+                f"{origin}.{alias.name}" if _is_module(f"{origin}.{alias.name}") else origin for alias in node.names
+            }
+    return found
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def is_inside(name: str, prefixes: tuple[str, ...] | set[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+FILES = sorted([*(ROOT / "rtc_server").rglob("*.py"), *(ROOT / "model").rglob("*.py")])
+MODULES = {module_name(path): imports_of(path) for path in FILES}
+
+
+def layer_of(module: str) -> str:
+    layers = [layer for layer in LAYERS if is_inside(module, (layer,))]
+    assert layers, f"{module} belongs to no layer of this test; add it to LAYERS"
+    return max(layers, key=len)
+
+
+def is_pure(module: str) -> bool:
+    return is_inside(module, PURE) or module in {f"rtc_server.calls.{name}" for name in PURE_CALLS}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in ("rtc_server", "model")])
+def test_imports_go_in_one_direction(module: str) -> None:
+    allowed = LAYERS[layer_of(module)]
+    for name in MODULES[module]:
+        if is_inside(name, ("rtc_server", "model")):
+            assert is_inside(name, allowed), f"{module} imports {name}; its layer may import {', '.join(allowed)}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if is_pure(name)])
+def test_pure_modules_know_no_clock_thread_or_network(module: str) -> None:
+    allowed = next((libraries for name, libraries in PURE_LIBRARIES.items() if is_inside(module, (name,))), {"numpy"})
+    for name in MODULES[module]:
+        library = name.split(".")[0]
+        assert library not in IMPURE_LIBRARIES, f"{module} imports {name}, but is pure"
+        if library in ONLY_IN or library in ("numpy", "scipy", "pydantic", "psutil"):
+            assert library in allowed, f"{module} imports {name}; it may use {', '.join(sorted(allowed))}"
+        if name.startswith("rtc_server.") and name != "rtc_server.errors":
+            assert is_pure(name) or name.split(".")[1] in ("audio", "turns", "realtime"), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_stay_in_their_places(module: str) -> None:
+    for name in MODULES[module]:
+        places = ONLY_IN.get(name.split(".")[0])
+        assert places is None or is_inside(module, places), f"{module} imports {name}; only {places} may"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if is_inside(name, ("model",))])
+def test_the_model_never_meets_the_server(module: str) -> None:
+    forbidden = MODULES[module] & {"asyncio", "aiohttp", "aiortc", "rtc_server"}
+    assert not forbidden, f"{module} imports {forbidden}"
+
+
+def test_the_contract_needs_only_numpy() -> None:
+    libraries = {name.split(".")[0] for name in MODULES["model.interface"]}
+    assert libraries <= {"__future__", "collections", "dataclasses", "typing", "numpy"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600, "split it: one idea per file"
