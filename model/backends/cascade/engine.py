@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from model.weights import (
 
 from .asr import Recognizer
 from .clauses import Clause, Ending
-from .llm import Completion, ContextOverflowError, LanguageModel, Sampling
+from .llm import Completion, ContextOverflowError, LanguageModel, Sampling, Sequence
 from .options import CascadeOptions
 from .prompt import PromptStyle, build_messages, clean
 from .response import Response, Ticket
@@ -339,19 +339,25 @@ class CascadeEngine:
             seed=request.seed % 2**32,
             stop=("\n",) if self._style.has_examples else (),
         )
+        with self._llm.sequence(request.call_id) as sequence:
+            completion = self._fit_and_generate(sequence, job, sampling, on_text)
+            self._post(_Written(ticket, completion, time.monotonic()))
+
+    def _fit_and_generate(
+        self, sequence: Sequence, job: _Write, sampling: Sampling, on_text: Callable[[str], bool]
+    ) -> Completion:
+        request = job.ticket.request
         history = request.items if request.audio is not None else request.items[:-1]
-        budget = options.context_tokens - max_tokens
-        for attempt in range(OVERFLOW_RETRIES):
+        budget = self._options.context_tokens - sampling.max_tokens
+        for _ in range(OVERFLOW_RETRIES):
             messages = build_messages(self._style, request.instructions, history, job.user_text, budget)
             try:
-                completion = self._llm.generate(request.call_id, messages, sampling, on_text)
+                return sequence.generate(messages, sampling, on_text)
             except ContextOverflowError as error:
-                if attempt == OVERFLOW_RETRIES - 1:
-                    raise
+                # More tokens than estimated, as in languages that the model was not made for.
                 budget = budget * error.num_context_tokens * 9 // (error.num_prompt_tokens * 10)
-                continue
-            self._post(_Written(ticket, completion, time.monotonic()))
-            return
+        messages = build_messages(self._style, request.instructions, (), job.user_text, budget)
+        return sequence.generate(messages, sampling, on_text)
 
     def _speak(self, job: _Speak) -> None:
         speech = self._voice.synthesize(job.clause.text, job.after, job.seed)

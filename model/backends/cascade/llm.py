@@ -1,8 +1,8 @@
 """The language model: llama.cpp's server (xllamacpp) inside this process, reachable only through a Unix socket.
 
 It keeps one cache slot per sequence. A call returns to its slot, so that only what was said since its last
-turn must be computed; calls that have no slot at the moment have their cache saved to a file, which takes
-milliseconds to load where computing it again takes seconds.
+turn must be computed. While more calls go on than there are slots, each saves its cache to a file after its reply
+and loads it before the next one: milliseconds, where computing it again takes seconds.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from .prompt import Message
 
 MAX_SAVED_CALLS = 16
 """Saved caches: about 23 kB per token each, so a few MB for a conversation of minutes."""
+CALL_ALIVE_SECONDS = 60.0
+"""A call that had no reply for this long does not count as going on; it may have ended."""
 SLOT_TIMEOUT_SECONDS = 5.0  # saving takes milliseconds, but waits for the batch that is being computed
 REPEAT_PENALTY = 1.05
 PREFIX_FILE = "prefix.kv"
@@ -73,82 +76,16 @@ class _Slot:
     is_busy: bool = False
 
 
-@dataclass(slots=True)
-class _Saved:
-    """Calls whose cache lies in a file, least recently used first."""
+class Sequence:
+    """One reply being written in a slot; made by `LanguageModel.sequence`."""
 
-    order: OrderedDict[str, str] = field(default_factory=OrderedDict)
-    count: int = 0
+    def __init__(self, server: Any, slot: int) -> None:
+        self._server = server
+        self._slot = slot
 
-
-class LanguageModel:
-    """One loaded GGUF. `generate` may be called from as many threads as there are sequences."""
-
-    def __init__(self, path: Path, *, threads: int, sequences: int, context_tokens: int) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="rtc-llm-"))  # mode 0700: nobody else may ask the model
-        self._socket_path = str(self._folder / "llm.sock")
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx = context_tokens * sequences
-        params.n_parallel = sequences
-        params.n_gpu_layers = 0
-        params.cache_ram_mib = 0  # our slots and files do that
-        params.cpuparams.n_threads = threads
-        # The same for prompts: with more threads than cores to spare, prompt processing collapses (130 ms became
-        # 2 s with one other busy process), because llama.cpp's threads spin at every barrier.
-        params.cpuparams_batch.n_threads = threads
-        params.verbosity = -1
-        params.hostnames = [self._socket_path]  # otherwise it opens an unauthenticated TCP port
-        params.slot_save_path = f"{self._folder}/"
-        params.endpoint_slots = True
-        try:
-            self._server = xllamacpp.Server(params)
-        except RuntimeError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise LanguageModelError(f"{path} could not be loaded as a GGUF chat model.") from error
-        self._lock = threading.Condition()
-        self._slots = [_Slot(index) for index in range(sequences)]  # least recently used first
-        self._saved = _Saved()
-        self._is_closed = False
-
-    def warm_up(self, prefix: Sequence[Message]) -> None:
-        """Compute the common beginning of all prompts once and put it into every slot."""
-        sampling = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, seed=0)
-        self._complete(0, [*prefix, {"role": "user", "content": "Hello."}], sampling, lambda _: False)
-        self._slot_action(0, "save", PREFIX_FILE)
-        for slot in self._slots[1:]:
-            self._slot_action(slot.index, "restore", PREFIX_FILE)
-
-    def generate(
-        self,
-        call_id: str,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        on_text: Callable[[str], bool],
-    ) -> Completion:
+    def generate(self, messages: Iterable[Message], sampling: Sampling, on_text: Callable[[str], bool]) -> Completion:
         """Write a reply; blocks until it is complete. `on_text` gets each piece as it is written and says True
         to stop. Raises ContextOverflowError or LanguageModelError."""
-        with self._slot_for(call_id) as index:
-            return self._complete(index, messages, sampling, on_text)
-
-    def close(self) -> None:
-        """Free the model. Waits for sequences that still run, so stop them first; idempotent."""
-        with self._lock:
-            self._is_closed = True
-            while any(slot.is_busy for slot in self._slots):
-                self._lock.wait()
-        self._server = None
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    # --- one request
-
-    def _complete(
-        self,
-        index: int,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        on_text: Callable[[str], bool],
-    ) -> Completion:
         final: dict[str, Any] = {}
         reasons: list[str] = []
         was_stopped = False
@@ -175,7 +112,7 @@ class LanguageModel:
             "stream": True,
             "stream_options": {"include_usage": True},
             "cache_prompt": True,
-            "id_slot": index,
+            "id_slot": self._slot,
         }
         self._server.handle_chat_completions(request, receive)
         if was_stopped:
@@ -190,47 +127,99 @@ class LanguageModel:
             usage.get("completion_tokens", 0),
         )
 
-    # --- slots
+
+class LanguageModel:
+    """One loaded GGUF with a cache slot per sequence."""
+
+    def __init__(self, path: Path, *, threads: int, sequences: int, context_tokens: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="rtc-llm-"))  # mode 0700: nobody else may ask the model
+        self._socket_path = str(self._folder / "llm.sock")
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = context_tokens * sequences
+        params.n_parallel = sequences
+        params.n_gpu_layers = 0
+        params.cache_ram_mib = 0  # our slots and files do that
+        params.cpuparams.n_threads = threads
+        # The same for prompts: with more threads than cores to spare, prompt processing collapses (130 ms became
+        # 2 s with one other busy process), because llama.cpp's threads spin at every barrier.
+        params.cpuparams_batch.n_threads = threads
+        params.verbosity = -1
+        params.hostnames = [self._socket_path]  # otherwise it opens an unauthenticated TCP port
+        params.slot_save_path = f"{self._folder}/"
+        params.endpoint_slots = True
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise LanguageModelError(f"{path} could not be loaded as a GGUF chat model.") from error
+        self._lock = threading.Condition()
+        self._slots = [_Slot(index) for index in range(sequences)]  # least recently used first
+        self._recent: OrderedDict[str, float] = OrderedDict()  # call -> time of its last reply, oldest first
+        self._saved: OrderedDict[str, Path] = OrderedDict()  # call -> file with its cache, oldest first
+        self._is_closed = False
+
+    def warm_up(self, prefix: Iterable[Message]) -> None:
+        """Compute the common beginning of all prompts once and put it into every slot."""
+        sampling = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, seed=0)
+        greeting: Message = {"role": "user", "content": "Hello."}
+        Sequence(self._server, 0).generate([*prefix, greeting], sampling, lambda _: False)
+        self._slot_action(0, "save", PREFIX_FILE)
+        for slot in self._slots[1:]:
+            self._slot_action(slot.index, "restore", PREFIX_FILE)
 
     @contextmanager
-    def _slot_for(self, call_id: str) -> Iterator[int]:
-        """A free slot that holds the call's cache if there is one anywhere; there is always a free slot."""
+    def sequence(self, call_id: str) -> Iterator[Sequence]:
+        """Take a free slot for one reply of a call, the one that holds its conversation where possible.
+
+        There is a free slot as long as no more threads enter than there are sequences. Raises LanguageModelError
+        once the model is closed."""
         with self._lock:
             if self._is_closed:
                 raise LanguageModelError("The language model is closed.")
             free = [slot for slot in self._slots if not slot.is_busy]
-            slot = next((s for s in free if s.call_id == call_id), free[0])
+            slot = next((slot for slot in free if slot.call_id == call_id), free[0])
             slot.is_busy = True
-            evicted, slot.call_id = slot.call_id, call_id
+            saved = None if slot.call_id == call_id else self._saved.get(call_id)
+            slot.call_id = call_id
             self._slots.remove(slot)
             self._slots.append(slot)
         try:
-            if evicted != call_id:
-                self._page(slot.index, evicted, call_id)
-            yield slot.index
+            if saved is not None:
+                self._slot_action(slot.index, "restore", saved.name)
+            yield Sequence(self._server, slot.index)
+            # After the reply, when nobody waits for it.
+            if (file := self._file_to_save(call_id)) is not None:
+                self._slot_action(slot.index, "save", file.name)
         finally:
             with self._lock:
                 slot.is_busy = False
                 self._lock.notify_all()
 
-    def _page(self, index: int, evicted: str | None, call_id: str) -> None:
-        """Save the evicted call's cache and load the new one's, where it has one."""
-        dropped = None
+    def close(self) -> None:
+        """Free the model. Waits for sequences that still run, so stop them first; idempotent."""
         with self._lock:
-            load = self._saved.order.pop(call_id, None)
-            save = None
-            if evicted is not None:
-                self._saved.count += 1
-                save = self._saved.order[evicted] = f"call-{self._saved.count}.kv"
-                if len(self._saved.order) > MAX_SAVED_CALLS:
-                    _, dropped = self._saved.order.popitem(last=False)
-        if save is not None:
-            self._slot_action(index, "save", save)
-        if load is not None:
-            self._slot_action(index, "restore", load)
-        for name in (load, dropped):
-            if name is not None:
-                (self._folder / name).unlink(missing_ok=True)
+            self._is_closed = True
+            while any(slot.is_busy for slot in self._slots):
+                self._lock.wait()
+        self._server = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _file_to_save(self, call_id: str) -> Path | None:
+        """Where to save the call's cache; None while there are slots for all calls that are going on."""
+        now = time.monotonic()
+        with self._lock:
+            self._recent[call_id] = now
+            self._recent.move_to_end(call_id)
+            while next(iter(self._recent.values())) < now - CALL_ALIVE_SECONDS:
+                self._recent.popitem(last=False)
+            if len(self._recent) <= len(self._slots) - 1:
+                return None
+            file = self._saved.pop(call_id, None)
+            if file is None and len(self._saved) >= MAX_SAVED_CALLS:
+                _, file = self._saved.popitem(last=False)
+            self._saved[call_id] = file or self._folder / f"call-{len(self._saved)}.kv"
+            return self._saved[call_id]
 
     def _slot_action(self, index: int, action: str, filename: str) -> None:
         # A lost cache costs time, never correctness, so a refusal (an empty slot, for one) is not an error.
