@@ -1,0 +1,134 @@
+"""Settings do what they say: from a key to the part of the server that acts on it.
+
+The values of `server`, `turns` and `webrtc` that change a call's behaviour are shown by the tests of those rooms;
+here is the way from the settings file into them, and what only a real process can show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rtc_server.app.server import create_engine_client, vad_factory
+from rtc_server.calls.call import Call, initial_session
+from rtc_server.config import Settings, load_settings
+from rtc_server.inference.client import EngineSettings
+from rtc_server.inference.process import ProcessEngineClient
+from rtc_server.inference.thread import ThreadEngineClient
+from rtc_server.paths import models_dir
+from rtc_server.transports.loopback import LoopbackTransport
+from rtc_server.transports.webrtc import WebRtcOptions, WebRtcTransport
+from rtc_server.turns.vad_gated import GatedVoiceDetector
+from rtc_server.turns.vad_webrtc import WebRtcVoiceDetector
+
+
+def settings_with(**overrides: object) -> Settings:
+    return load_settings(Path("config/server.toml"), {"turns.vad": "webrtcvad", "engine.backend": "echo", **overrides})
+
+
+def engine_settings(**overrides: object) -> EngineSettings:
+    return create_engine_client(settings_with(**overrides))._settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("engine.nice", 3, "nice"),
+        ("engine.cpu_affinity", (0,), "cpu_affinity"),
+        ("engine.max_pending", 7, "max_pending"),
+        ("engine.restart_backoff_seconds", 0.25, "restart_backoff_seconds"),
+        ("engine.restart_backoff_max_seconds", 9.0, "restart_backoff_max_seconds"),
+        ("engine.backend", "echo", "backend"),
+    ],
+)
+def test_engine_keys_reach_the_engine_client(key: str, value: object, field: str) -> None:
+    assert getattr(engine_settings(**{key: value}), field) == value
+
+
+def test_the_isolation_chooses_where_the_engine_runs() -> None:
+    assert isinstance(create_engine_client(settings_with(**{"engine.isolation": "process"})), ProcessEngineClient)
+    assert isinstance(create_engine_client(settings_with(**{"engine.isolation": "thread"})), ThreadEngineClient)
+
+
+def test_cascade_keys_reach_the_backend() -> None:
+    overrides = {"engine.backend": "cascade", "cascade.temperature": 0.7, "models.cache_dir": "/somewhere"}
+    options = engine_settings(**overrides).options
+    assert options["temperature"] == 0.7
+    assert options["models_dir"] == "/somewhere"
+    assert set(Settings().cascade.model_dump()) < set(options)
+
+
+async def test_priority_and_cores_are_those_of_the_process() -> None:
+    engine = ProcessEngineClient(EngineSettings("echo", {}, nice=3, cpu_affinity=(0,)))
+    await engine.start()
+    try:
+        assert engine.pid is not None
+        process = psutil.Process(engine.pid)
+        assert process.nice() == os.nice(0) + 3
+        assert process.cpu_affinity() == [0]
+    finally:
+        await engine.close()
+
+
+def test_the_models_folder_is_the_one_that_was_named() -> None:
+    assert models_dir(settings_with(**{"models.cache_dir": "/somewhere"})) == Path("/somewhere")
+
+
+def test_session_and_turn_keys_are_where_a_call_starts() -> None:
+    turns = {"threshold": 0.7, "prefix_padding_ms": 200, "silence_duration_ms": 650}
+    switches = {"create_response": False, "interrupt_response": False}
+    overrides = {f"turns.{key}": value for key, value in {**turns, **switches}.items()}
+    session = initial_session(
+        settings_with(**{"session.instructions": "Be brief.", **overrides}), "model", ("default",)
+    )
+    detection = session.audio.input.turn_detection
+    assert detection is not None
+    assert session.instructions == "Be brief."
+    assert {key: getattr(detection, key) for key in {**turns, **switches}} == {**turns, **switches}
+
+
+async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
+    engine = ThreadEngineClient(EngineSettings("echo", {}))
+    await engine.start()
+    try:
+        settings = settings_with(
+            **{
+                "turns.min_speech_ms": 140,
+                "turns.max_utterance_ms": 9_000,
+                "turns.speculation_silence_ms": 0,
+                "turns.interruption_min_ms": 333,
+                "turns.echo_guard": False,
+                "engine.audio_credit_ms": 777,
+                "engine.response_timeout_seconds": 3.5,
+            }
+        )
+        call = Call("rtc_1", settings, LoopbackTransport(), engine, WebRtcVoiceDetector())
+        assert call._detector._config.min_speech_ms == 140
+        assert call._detector._config.max_utterance_ms == 9_000
+        assert call._detector._is_echo is None
+        assert call.core._settings.audio_credit_ms == 777
+        assert call.core._settings.response_timeout_seconds == 3.5
+        assert call.core._settings.speculate is False
+        assert call.core._barge_in._interruption_min_ms == 333
+    finally:
+        await engine.close()
+
+
+def test_the_voice_detector_is_the_one_that_was_named() -> None:
+    detector = vad_factory(settings_with(**{"turns.webrtcvad_mode": 3}))()
+    assert isinstance(detector, WebRtcVoiceDetector)
+    assert detector._mode == 3
+    assert isinstance(vad_factory(settings_with(**{"turns.vad": "gated"}))(), GatedVoiceDetector)
+
+
+async def test_ice_servers_and_addresses_reach_the_peer() -> None:
+    options = WebRtcOptions(ice_servers=["stun:127.0.0.1:3478"], host_addresses=["127.0.0.1"])
+    transport = WebRtcTransport(options)
+    servers = transport._pc._RTCPeerConnection__configuration.iceServers  # type: ignore[attr-defined]
+    assert [server.urls for server in servers] == [["stun:127.0.0.1:3478"]]
+    await transport.close()
+    await asyncio.sleep(0)
