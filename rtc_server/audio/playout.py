@@ -82,10 +82,13 @@ class Playout:
         silence = np.zeros(self.frame_samples, np.int16)
         silence.setflags(write=False)
         self._silence = silence
+        self._silent_frame = PlayoutFrame(silence)  # shared: silence between replies costs no allocation
         self._reply: _Reply | None = None  # the current one, kept after its end until the next starts
         self._tail: Pcm16 | None = None  # the rest of a flushed reply, faded out: the very next frame
         self._is_paused = False
         self._needs_fade_in = False
+        self._is_sounding = False  # the latest frame ended within sound: stopping there would click
+        self._last_sample = 0
 
     @property
     def is_paused(self) -> bool:
@@ -136,23 +139,27 @@ class Playout:
             return PlayoutFrame(tail, is_silence=False)
         reply = self._reply
         if reply is None or reply.is_over or self._is_paused:
-            return PlayoutFrame(self._silence)
+            return self._silent_frame
+        if reply.is_finished and not reply.queued:
+            self._is_sounding = False
+            reply.is_over = True
+            return PlayoutFrame(self._silence, reply.response_id, is_last=True)
+        is_short = reply.queued < self.frame_samples and not reply.is_finished
+        if is_short and (not reply.has_started or reply.is_starving):
+            return PlayoutFrame(self._silence, reply.response_id)  # begin again with a whole frame, not with crumbs
+        if is_short:
+            self.underruns += 1
+            reply.is_starving = True
         if not reply.queued:
-            if reply.is_finished:
-                reply.is_over = True
-                return PlayoutFrame(self._silence, reply.response_id, is_last=True)
-            if reply.has_started and not reply.is_starving:
-                reply.is_starving = True
-                self.underruns += 1
-            return PlayoutFrame(self._silence, reply.response_id)
-        return self._voiced_frame(reply)
+            return PlayoutFrame(self._fade_to_silence(consume=False), reply.response_id)
+        return self._voiced_frame(reply, is_short)
 
     def pause(self) -> None:
         """Fall silent within one fade and keep the rest."""
         if self._is_paused:
             return
         self._is_paused = True
-        self._tail = self._faded_tail(consume=True)
+        self._set_tail(consume=True)
         self._needs_fade_in = True
 
     def resume(self) -> None:
@@ -162,8 +169,7 @@ class Playout:
     def flush(self) -> Flushed:
         """Drop everything. Only a fade of `fade_ms` still leaves; after it not one sample of the reply does."""
         reply = self._reply
-        if not self._is_paused:
-            self._tail = self._faded_tail(consume=False)
+        self._set_tail(consume=False)
         self._is_paused = False
         self._needs_fade_in = False
         if reply is None or reply.is_over:
@@ -187,18 +193,26 @@ class Playout:
 
     # --- inside
 
-    def _voiced_frame(self, reply: _Reply) -> PlayoutFrame:
+    def _voiced_frame(self, reply: _Reply, is_short: bool) -> PlayoutFrame:
         pcm = self._take(reply, self.frame_samples)
-        if len(pcm) < self.frame_samples:
-            pcm = np.concatenate([pcm, self._silence[len(pcm) :]])
         is_first = not reply.has_started
         reply.has_started = True
-        if self._needs_fade_in or reply.is_starving:
+        if is_short:
+            cut = max(0, len(pcm) - self._fade)
+            pcm = np.concatenate([pcm[:cut], fade_out(pcm[cut:], self._fade)])
+        elif reply.is_starving:
+            reply.is_starving = False
+            self._needs_fade_in = True
+        if self._needs_fade_in:
             pcm = fade_in(pcm, self._fade)
             self._needs_fade_in = False
-        reply.is_starving = False
-        if reply.is_finished and not reply.queued:
-            reply.is_over = True
+        self._is_sounding = len(pcm) == self.frame_samples
+        self._last_sample = int(pcm[-1])
+        if len(pcm) < self.frame_samples:
+            pcm = np.concatenate([pcm, self._silence[len(pcm) :]])
+        reply.is_over = reply.is_finished and not reply.queued
+        if reply.is_over:
+            self._is_sounding = False
         return PlayoutFrame(pcm, reply.response_id, is_first, is_last=reply.is_over, is_silence=False)
 
     def _take(self, reply: _Reply, samples: int) -> Pcm16:
@@ -217,19 +231,26 @@ class Playout:
                 reply.offset = 0
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _faded_tail(self, *, consume: bool) -> Pcm16 | None:
-        """One frame that fades out what would have come next; None when nothing was sounding."""
+    def _set_tail(self, *, consume: bool) -> None:
+        if self._is_sounding:  # otherwise the latest frame, or the tail that waits already, ends in silence
+            self._tail = self._fade_to_silence(consume=consume)
+
+    def _fade_to_silence(self, *, consume: bool) -> Pcm16:
+        """A frame that fades out what would have come (the last sample, if nothing waits); all silence when the
+        latest frame ended in silence."""
         reply = self._reply
-        if reply is None or reply.is_over or not reply.has_started or not reply.queued:
-            return None
-        tail = np.zeros(self.frame_samples, np.int16)
-        if consume:
+        if not self._is_sounding or reply is None:
+            return self._silence
+        self._is_sounding = False
+        if not reply.queued:
+            rest = np.full(self._fade, self._last_sample, np.int16)
+        elif consume:
             rest = self._take(reply, self._fade)
         else:
-            chunk = reply.chunks[0][reply.offset :]
-            rest = chunk[: self._fade]
-        tail[: len(rest)] = fade_out(rest, len(rest))
-        return tail
+            rest = reply.chunks[0][reply.offset :][: self._fade]
+        frame = np.zeros(self.frame_samples, np.int16)
+        frame[: len(rest)] = fade_out(rest, len(rest))
+        return frame
 
     @staticmethod
     def _text_end(reply: _Reply, sample: int) -> int | None:

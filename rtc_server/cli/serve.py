@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack, redirect_stderr
 from typing import Annotated
@@ -36,6 +37,9 @@ def serve(
     models_dir: ModelsDirOption = None,
 ) -> None:
     """Start the server; prints one line when it is ready, and stops on Ctrl-C."""
+    # One thread per job, in the engine too: numpy's would take the core that the media loop needs. Read by
+    # OpenBLAS when numpy is imported, so before everything else.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from model.registry import ModelsMissingError, UnknownBackendError, backend_names
     from model.weights import missing
     from rtc_server.config import load_settings

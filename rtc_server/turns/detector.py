@@ -13,13 +13,18 @@ from enum import Enum, auto
 import numpy as np
 
 from model.interface import INPUT_SAMPLE_RATE, Pcm16
+from rtc_server.audio.pcm import SILENCE_DBFS, rms_dbfs
 
 from .events import SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped, TurnEvent, VoiceDropped, VoiceOnset
 from .vad import VoiceDetector
 
 SAMPLES_PER_MS = INPUT_SAMPLE_RATE // 1000
 HYSTERESIS = 0.15  # Silero's own value: speech goes on down to threshold - 0.15
-TAIL_MS = 160  # kept after the last voiced sample: final consonants fall below the threshold before they end
+TAIL_MS = 100  # kept after the end of voice; recognition of our recordings was no better with 200 or 300 ms
+MAX_LAG_MS = 192  # how far back the end of voice is looked for; Silero falls silent 73-99 ms late (median), 157 (p90)
+BLOCK = 10 * SAMPLES_PER_MS  # resolution of that search
+ABOVE_NOISE_DB = 6.0  # voice stands out from the silence after it by at least this
+BELOW_PEAK_DB = 30.0  # and is not weaker than the loudest voice of the turn by more than this
 DROP_AFTER_MS = 90  # silence after which a voice shorter than min_speech_ms was only a noise (three Silero frames)
 ECHO_WINDOW_MS = 256  # how much recent input the echo hook is shown
 
@@ -71,7 +76,9 @@ class TurnDetector:
         self._state = _State.QUIET
         self._onset = 0
         self._start = 0
-        self._last_voiced = 0
+        self._last_voiced = 0  # end of the latest frame judged voiced
+        self._voice_end = 0  # where the voice really ended: the detector's lag taken off
+        self._loudest_dbfs = SILENCE_DBFS
         self._voiced = 0
         self._is_paused = False
         self._pauses: list[int] = []
@@ -83,8 +90,8 @@ class TurnDetector:
 
     @property
     def last_voiced_sample(self) -> int:
-        """End of the latest voiced frame."""
-        return self._last_voiced
+        """Where the latest voice ended, the voice detector's lag taken off once silence has begun."""
+        return self._voice_end
 
     @property
     def voiced_ms(self) -> float:
@@ -102,9 +109,11 @@ class TurnDetector:
         return tuple(pause - self._start for pause in self._pauses)
 
     def utterance(self) -> Pcm16:
-        """A copy of the audio of the current (or just stopped) turn: pre-roll to `TAIL_MS` after the last voice."""
+        """A copy of the audio of the current (or just stopped) turn: pre-roll to `TAIL_MS` after the last voice.
+
+        The same at a pause and at the endpoint that follows it without further speech."""
         # Judged, not received: the same audio whatever the packet size.
-        end = min(self._judged, self._last_voiced + TAIL_MS * SAMPLES_PER_MS)
+        end = min(self._judged, self._utterance_end())
         return self._slice(self._start, max(self._start, end))
 
     def receive_audio(self, pcm: Pcm16) -> Iterator[TurnEvent]:
@@ -169,7 +178,7 @@ class TurnDetector:
                 self._voiced = 0
                 yield VoiceDropped(end)
             case _State.SPEECH:
-                yield from self._on_silence(end)
+                yield from self._on_silence(start, end)
         if self._state is _State.SPEECH and end - self._start >= config.max_utterance_ms * SAMPLES_PER_MS:
             yield from self._stop(end)
             if is_voiced:
@@ -177,13 +186,15 @@ class TurnDetector:
 
     def _begin_onset(self, sample: int) -> Iterator[TurnEvent]:
         self._state = _State.ONSET
-        self._onset = self._last_voiced = sample
+        self._onset = self._last_voiced = self._voice_end = sample
         self._voiced = 0
+        self._loudest_dbfs = SILENCE_DBFS
         yield VoiceOnset(sample)
 
     def _on_voiced(self, start: int, end: int) -> Iterator[TurnEvent]:
         self._voiced += end - start
-        self._last_voiced = end
+        self._last_voiced = self._voice_end = end
+        self._loudest_dbfs = max(self._loudest_dbfs, rms_dbfs(self._view(start, end)))
         if self._state is _State.ONSET and self._voiced >= self._config.min_speech_ms * SAMPLES_PER_MS:
             self._state = _State.SPEECH
             self._start = self._pre_roll_start()
@@ -194,23 +205,43 @@ class TurnDetector:
             self._is_paused = False
             yield SpeechResumed(start)
 
-    def _on_silence(self, end: int) -> Iterator[TurnEvent]:
-        silence_ms = (end - self._last_voiced) / SAMPLES_PER_MS
+    def _on_silence(self, start: int, end: int) -> Iterator[TurnEvent]:
+        if start == self._last_voiced:
+            self._voice_end = self._find_voice_end(end)
+        silence_ms = (end - self._voice_end) / SAMPLES_PER_MS
         speculation_ms = self._config.speculation_silence_ms
         if silence_ms >= self._config.silence_duration_ms:
             yield from self._stop(end)
         elif speculation_ms and not self._is_paused and silence_ms >= speculation_ms:
             self._is_paused = True
             # Inside the silence and inside `utterance()`, however long the silence may grow.
-            self._pauses.append(self._last_voiced + min(speculation_ms, TAIL_MS) * SAMPLES_PER_MS // 2)
+            self._pauses.append(self._voice_end + min(speculation_ms, TAIL_MS) * SAMPLES_PER_MS // 2)
             yield SpeechPaused(end)
 
     def _stop(self, end: int) -> Iterator[TurnEvent]:
         self._state = _State.QUIET
         self._is_paused = False
-        self._floor = min(end, self._last_voiced + TAIL_MS * SAMPLES_PER_MS)
-        yield SpeechStopped(self._start, end, self._last_voiced)
+        self._floor = min(end, self._utterance_end())
+        yield SpeechStopped(self._start, end, self._voice_end)
         self._voiced = 0
+
+    def _utterance_end(self) -> int:
+        return max(self._last_voiced, self._voice_end + TAIL_MS * SAMPLES_PER_MS)
+
+    def _find_voice_end(self, end: int) -> int:
+        """The end of the last block that still sounds like the turn's voice; `end` closes the first silent frame.
+
+        Voice detectors fall silent late, and their lag would be waited for on top of every endpoint: on the
+        recordings this search saves 83 ms (median) at 60 dB SNR, 109 at 20 dB, 121 at 10 dB, and cuts no turn in
+        two."""
+        silence_dbfs = rms_dbfs(self._view(end - 2 * BLOCK, end))
+        threshold = max(silence_dbfs + ABOVE_NOISE_DB, self._loudest_dbfs - BELOW_PEAK_DB)
+        for voice_end in range(self._last_voiced, self._last_voiced - MAX_LAG_MS * SAMPLES_PER_MS, -BLOCK):
+            if voice_end - BLOCK < self._onset:
+                break
+            if rms_dbfs(self._view(voice_end - BLOCK, voice_end)) >= threshold:
+                return voice_end
+        return self._last_voiced  # nothing stands out: trust the detector
 
     def _pre_roll_start(self) -> int:
         wanted = self._onset - self._config.prefix_padding_ms * SAMPLES_PER_MS

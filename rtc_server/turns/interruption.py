@@ -11,32 +11,22 @@ from enum import Enum, auto
 
 MIN_INTERRUPTION_MS = 100  # a voice this short is a click even when it was followed by silence
 
-BACKCHANNELS = frozenset(
-    {
-        *("uh huh", "uhhuh", "uh-huh", "mhm", "mm hmm", "mm-hmm", "mmhmm", "mm", "mmm", "hm", "hmm", "mm hm"),
-        *("yeah", "yep", "yup", "ok", "okay", "right", "sure", "i see", "got it", "oh", "ah", "aha", "uh", "um"),
-        *(
-            "wow",
-            "cool",
-            "great",
-            "nice",
-            "all right",
-            "alright",
-            "oh okay",
-            "oh ok",
-            "yeah yeah",
-            "okay okay",
-            "oh wow",
-        ),
-    }
+BACKCHANNELS = (
+    *("uh huh", "uhhuh", "uh-huh", "mhm", "mm hmm", "mm-hmm", "mmhmm", "mm hm", "mm", "mmm", "hm", "hmm"),
+    *("yeah", "yep", "yup", "ok", "okay", "right", "all right", "alright", "sure", "i see", "got it"),
+    *("oh", "ah", "aha", "uh", "um", "wow", "cool", "great", "nice"),
 )
-"""Listener's noises, normalised by `is_backchannel`. A reply goes on after them."""
+"""Listener's noises, as `is_backchannel` normalises them. A reply goes on after them, also after several in a row."""
+
+_ONE = "|".join(re.escape(phrase) for phrase in sorted(BACKCHANNELS, key=len, reverse=True))
+_SEVERAL = re.compile(rf"(?:{_ONE})(?: (?:{_ONE}))*")
 
 
 def is_backchannel(transcript: str) -> bool:
-    """True when the words only say "I am listening". Case and punctuation do not matter."""
-    words = re.sub(r"[^a-z' -]+", " ", transcript.lower())
-    return " ".join(words.split()).strip(" -'") in BACKCHANNELS
+    """True when the words only say "I am listening". Case and punctuation do not matter; any other word counts,
+    letters of any language included."""
+    words = "".join(c if c.isalnum() or c in "'-" else " " for c in transcript.lower())
+    return _SEVERAL.fullmatch(" ".join(words.split())) is not None
 
 
 class Verdict(Enum):

@@ -8,9 +8,9 @@ import numpy as np
 
 from model.interface import Pcm16
 
-from .vad import VoiceDetector
+from .vad import VoiceDetector, check_length
 
-WARM_FRAMES = 3  # frames replayed into the main detector when the gate opens: about 100 ms for its state to settle
+WARM_FRAMES = 3  # frames replayed into the main detector when the gate opens: about 100 ms, the gate may open late
 CLOSE_AFTER_FRAMES = 16  # about half a second without a hint of voice closes the gate again
 
 
@@ -27,15 +27,16 @@ class GatedVoiceDetector:
 
     def probability(self, frame: Pcm16) -> float:
         """See `VoiceDetector`; 0.0 while the gate is shut."""
+        check_length(frame, self.frame_samples)
         self._quiet_frames = 0 if self._gate_opens(frame) else self._quiet_frames + 1
         if self._quiet_frames > CLOSE_AFTER_FRAMES:
             self._recent.append(frame.copy())
             return 0.0
-        if self._recent:
-            self._main.reset()
-            for earlier in self._recent:
-                self._main.probability(earlier)
-            self._recent.clear()
+        # The main detector keeps the state it fell asleep with. A fresh one needs longer to hear an onset: measured
+        # on the recordings, one or two frames later at 7 of 16 onsets; like this, at none.
+        for earlier in self._recent:
+            self._main.probability(earlier)
+        self._recent.clear()
         return self._main.probability(frame)
 
     def reset(self) -> None:
