@@ -1,0 +1,1 @@
+"""Measurements through real calls; run them as modules: `python -m benchmarks.turn_latency`."""

@@ -1,0 +1,69 @@
+"""Where a result comes from: machine, code, packages, and the figures' own arithmetic."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("aiortc", "aioice", "av", "numpy", "onnxruntime", "xllamacpp", "hibari-tts")
+
+
+def provenance() -> dict[str, object]:
+    """Machine, commit, packages and load, for the head of every result."""
+    return {
+        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "has_local_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_before": [round(value, 2) for value in os.getloadavg()],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float | int | None]:
+    """p50, p95, p99, min and max of `values`, rounded to a tenth; None where there are no values."""
+    if not values:
+        return {"n": 0, "p50": None, "p95": None, "p99": None, "min": None, "max": None}
+    p50, p95, p99 = (round(float(value), 1) for value in np.percentile(values, (50, 95, 99)))
+    return {
+        "n": len(values),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "min": round(min(values), 1),
+        "max": round(max(values), 1),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # not a checkout
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
