@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 # Before any module of ours is imported: a developer's own settings must not change what the tests see.
-for _name in [name for name in os.environ if name.upper().startswith("RTC_SERVER_")]:
+for _name in [name for name in os.environ if name.upper().startswith("RTC_SERVER__")]:
     del os.environ[_name]
 os.environ["HF_HUB_OFFLINE"] = "1"
 

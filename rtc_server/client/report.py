@@ -29,7 +29,9 @@ class TurnReport:
     interrupted: bool = False
     """The server cut the reply off."""
     interruption_stop_ms: float | None = None
-    """First voiced sample of the interrupting recording sent -> last voiced sample of this reply heard."""
+    """First voiced sample of the interrupting recording sent -> last voiced sample of this reply heard.
+
+    Negative when the reply was in a pause of its own at that moment and never went on."""
     heard_transcript: str | None = None
     """What the conversation holds of a cut-off reply."""
     heard_ms: int | None = None
@@ -137,7 +139,7 @@ def _reply_cells(turn: TurnReport) -> tuple[Text, str, str, Text]:
     note = ""
     if turn.interrupted:
         stop = turn.interruption_stop_ms
-        note = "cut off" if stop is None else f"cut off, silent after {stop:.0f} ms"
+        note = "cut off" if stop is None else f"cut off, silent {f'after {stop:.0f} ms' if stop > 0 else 'already'}"
     return said, _ms(turn.response_latency_ms), _seconds(turn.reply_duration_ms), Text(note, "yellow")
 
 

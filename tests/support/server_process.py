@@ -101,16 +101,20 @@ class ServerProcess:
 
 @contextmanager
 def server_process(
-    backend: str = "echo", *, port: int | None = None, wait: bool = True, **settings: Value
+    backend: str = "echo",
+    settings: Mapping[str, Value] | None = None,
+    *,
+    port: int | None = None,
+    wait: bool = True,
 ) -> Iterator[ServerProcess]:
-    """`with server_process("cascade", **{"server.max_calls": 1}) as server:` is a warm server on loopback.
+    """`with server_process("cascade", {"server.max_calls": 1}) as server:` is a warm server on loopback.
 
     `settings` are dotted keys as in config/server.toml. `wait=False` yields at once, before the models are loaded.
     Leaving the block stops it and checks the exit code; after an exception in the block it only stops it."""
     port = free_port() if port is None else port
     with tempfile.TemporaryDirectory(prefix="rtc-server-test-") as folder:
         config, log_path = Path(folder) / "server.toml", Path(folder) / "server.log"
-        config.write_text(as_toml({**DEFAULTS, **settings}), encoding="utf-8")
+        config.write_text(as_toml({**DEFAULTS, **(settings or {})}), encoding="utf-8")
         arguments = ["serve", "--host", "127.0.0.1", "--http-port", str(port), "--no-tls"]
         command = [sys.executable, "-m", "rtc_server", *arguments, "--backend", backend, "--config", str(config)]
         with log_path.open("wb") as log:

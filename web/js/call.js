@@ -1,0 +1,245 @@
+// @ts-check
+/**
+ * One WebRTC call: offer and answer over HTTP, sound both ways, JSON events on the data channel. No DOM.
+ *
+ * A `Call` is used once. `connect` either resolves with the call running or throws CallFailure with everything
+ * released; after that it ends by `hangUp` or by itself. Events:
+ *   `server`  CustomEvent<object>        one Realtime event from the server
+ *   `remote`  CustomEvent<MediaStream>   the server's sound
+ *   `lost` / `resumed`                   the connection stalls / goes on
+ *   `ended`   CustomEvent<CallFailure>   ended by something other than `hangUp`; sent once
+ */
+
+import { CallFailure } from "./failures.js";
+
+const CHANNEL = "oai-events";
+const GATHER_MS = 600; // the server also finds a caller without candidates; do not wait for slow interfaces
+const POST_MS = 15_000;
+const CONNECT_MS = 15_000; // the server gives up after the same time
+const LOST_GRACE_MS = 8_000; // Wi-Fi hand-over takes seconds; the server keeps a silent call about this long
+const TIME_LIMIT_MARGIN_S = 5;
+
+export class Call extends EventTarget {
+  /** @type {RTCPeerConnection} */ #pc;
+  /** @type {RTCDataChannel} */ #channel;
+  /** @type {RTCRtpSender} */ #sender;
+  /** @type {string | null} */ #callUrl = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #lostTimer;
+  #endpoint;
+  #isClosed = false;
+  #isConnected = false;
+  #expiresAt = Infinity;
+
+  /**
+   * @param {object} options
+   * @param {MediaStream} options.stream the microphone
+   * @param {string} options.endpoint absolute URL of `/v1/realtime/calls`
+   * @param {RTCIceServer[]} [options.iceServers]
+   */
+  constructor({ stream, endpoint, iceServers = [] }) {
+    super();
+    this.#endpoint = endpoint;
+    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    this.#sender = this.#pc.addTrack(stream.getAudioTracks()[0], stream);
+    this.#channel = this.#pc.createDataChannel(CHANNEL);
+    this.#channel.addEventListener("message", (event) => this.#onMessage(event.data));
+    this.#channel.addEventListener("close", () => this.#end("ended-by-server"));
+    this.#pc.addEventListener("track", (event) => {
+      this.#emit("remote", event.streams[0] ?? new MediaStream([event.track]));
+    });
+    this.#pc.addEventListener("connectionstatechange", () => this.#onConnectionState());
+  }
+
+  /** The id that the server gave the call; null before the answer. */
+  get callId() {
+    return this.#callUrl?.split("/").pop() ?? null;
+  }
+
+  /** Set up the call. `signal` cancels it. Throws CallFailure, or the signal's reason. @param {AbortSignal} signal */
+  async connect(signal) {
+    try {
+      await this.#pc.setLocalDescription();
+      await this.#gathered();
+      signal.throwIfAborted();
+      const answer = await this.#post(this.#pc.localDescription?.sdp ?? "");
+      signal.throwIfAborted();
+      try {
+        await this.#pc.setRemoteDescription({ type: "answer", sdp: answer });
+      } catch (error) {
+        throw new CallFailure("bad-answer", { detail: String(error) });
+      }
+      await this.#connected(signal);
+      this.#isConnected = true;
+    } catch (error) {
+      this.#close();
+      throw error;
+    }
+  }
+
+  /** Send one client event; false when the channel is not open. @param {object} event */
+  send(event) {
+    if (this.#channel.readyState !== "open") return false;
+    this.#channel.send(JSON.stringify(event));
+    return true;
+  }
+
+  /** Send another microphone's sound from now on. @param {MediaStreamTrack} track */
+  async replaceTrack(track) {
+    await this.#sender.replaceTrack(track);
+  }
+
+  /** End the call. Safe to repeat. */
+  hangUp() {
+    this.#close();
+  }
+
+  /** End the call while the page goes away: the request outlives the page. */
+  hangUpOnUnload() {
+    if (this.#callUrl && !this.#isClosed) navigator.sendBeacon(`${this.#callUrl}/hangup`);
+    this.#callUrl = null;
+    this.#close();
+  }
+
+  /** @returns {Promise<void>} */
+  #gathered() {
+    return new Promise((resolve) => {
+      if (this.#pc.iceGatheringState === "complete") return resolve();
+      setTimeout(resolve, GATHER_MS);
+      this.#pc.addEventListener("icegatheringstatechange", () => {
+        if (this.#pc.iceGatheringState === "complete") resolve();
+      });
+    });
+  }
+
+  /**
+   * Post the offer; the answer. A cancelled call still waits for the reply here, so that its slot can be given back.
+   * @param {string} offer @returns {Promise<string>}
+   */
+  async #post(offer) {
+    let reply;
+    try {
+      reply = await fetch(this.#endpoint, {
+        method: "POST",
+        headers: { "Content-Type": "application/sdp" },
+        body: offer,
+        signal: AbortSignal.timeout(POST_MS),
+      });
+    } catch {
+      throw new CallFailure("unreachable");
+    }
+    const body = await reply.text().catch(() => "");
+    if (!reply.ok) throw refusal(reply, body);
+    const location = reply.headers.get("Location");
+    if (location) this.#callUrl = callAddress(this.#endpoint, location);
+    if (!body.startsWith("v=0")) throw new CallFailure("bad-answer");
+    return body;
+  }
+
+  /** Wait until media and events flow. @param {AbortSignal} signal @returns {Promise<void>} */
+  #connected(signal) {
+    return new Promise((resolve, reject) => {
+      const check = () => {
+        const isUp = this.#pc.connectionState === "connected" && this.#channel.readyState === "open";
+        if (isUp) settle(resolve);
+        else if (this.#pc.connectionState === "failed") settle(() => reject(new CallFailure("ice-failed")));
+        else if (this.#channel.readyState === "closed") settle(() => reject(new CallFailure("ended-by-server")));
+      };
+      const onAbort = () => settle(() => reject(signal.reason));
+      const timer = setTimeout(() => settle(() => reject(new CallFailure("ice-failed"))), CONNECT_MS);
+      const sources = [
+        /** @type {const} */ ([this.#pc, "connectionstatechange"]),
+        /** @type {const} */ ([this.#channel, "open"]),
+        /** @type {const} */ ([this.#channel, "close"]),
+      ];
+      /** @param {() => void} then */
+      const settle = (then) => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", onAbort);
+        for (const [target, kind] of sources) target.removeEventListener(kind, check);
+        then();
+      };
+      for (const [target, kind] of sources) target.addEventListener(kind, check);
+      signal.addEventListener("abort", onAbort);
+      check();
+    });
+  }
+
+  /** @param {unknown} data */
+  #onMessage(data) {
+    if (typeof data !== "string" || this.#isClosed) return;
+    let event;
+    try {
+      event = JSON.parse(data);
+    } catch {
+      return; // not ours; the call goes on
+    }
+    if (typeof event?.type !== "string") return;
+    if (event.type === "session.created") this.#expiresAt = event.session?.expires_at ?? Infinity;
+    this.#emit("server", event);
+  }
+
+  #onConnectionState() {
+    const state = this.#pc.connectionState;
+    if (!this.#isConnected || this.#isClosed) return;
+    if (state === "disconnected" && this.#lostTimer === undefined) {
+      this.dispatchEvent(new Event("lost"));
+      this.#lostTimer = setTimeout(() => this.#end("connection-lost"), LOST_GRACE_MS);
+    } else if (state === "connected" && this.#lostTimer !== undefined) {
+      clearTimeout(this.#lostTimer);
+      this.#lostTimer = undefined;
+      this.dispatchEvent(new Event("resumed"));
+    } else if (state === "failed") {
+      this.#end("connection-lost");
+    }
+  }
+
+  /** @param {"ended-by-server" | "connection-lost"} kind */
+  #end(kind) {
+    if (this.#isClosed || !this.#isConnected) return;
+    const isTimeUp = kind === "ended-by-server" && Date.now() / 1000 > this.#expiresAt - TIME_LIMIT_MARGIN_S;
+    if (kind === "ended-by-server") this.#callUrl = null; // nothing left to hang up
+    this.#close();
+    this.#emit("ended", new CallFailure(isTimeUp ? "time-limit" : kind));
+  }
+
+  #close() {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    clearTimeout(this.#lostTimer);
+    if (this.#callUrl) {
+      // Nobody waits for this: if it is lost, the closed connection tells the server as well, a little later.
+      fetch(this.#callUrl, { method: "DELETE", keepalive: true }).catch(() => undefined);
+    }
+    this.#pc.close();
+  }
+
+  /** @param {string} kind @param {unknown} detail */
+  #emit(kind, detail) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+}
+
+/** The failure that an HTTP refusal means. @param {Response} reply @param {string} body */
+export function refusal(reply, body) {
+  let error;
+  try {
+    error = JSON.parse(body).error;
+  } catch {
+    // Not our server's error body: a proxy's page, for example.
+  }
+  const detail = typeof error?.message === "string" ? error.message : `The server answered with status ${reply.status}.`;
+  const retryAfter = Number(reply.headers.get("Retry-After")) || 0;
+  if (reply.status === 503 && error?.code === "not_ready") return new CallFailure("not-ready", { detail, retryAfter });
+  if (reply.status === 503 && error?.code === "server_full") return new CallFailure("server-full", { detail, retryAfter });
+  if ([502, 503, 504].includes(reply.status) && !error) return new CallFailure("unreachable", { detail });
+  return new CallFailure("refused", { detail });
+}
+
+/**
+ * The call's own address. The server names a path from its root; the page may stand behind a proxy's prefix.
+ * @param {string} endpoint @param {string} location
+ */
+export function callAddress(endpoint, location) {
+  const id = new URL(location, endpoint).pathname.split("/").pop();
+  return `${endpoint}/${id}`;
+}

@@ -1,0 +1,47 @@
+// @ts-check
+/** What the page asks the server outside a call: what it is, and whether it can take a call. */
+
+const TIMEOUT_MS = 5_000;
+
+/**
+ * @typedef {object} ServerInfo
+ * @property {string | null} model
+ * @property {string} backend
+ * @property {string} description
+ * @property {boolean} [ready]
+ * @property {number} calls
+ * @property {number} max_calls
+ * @property {number | null} [https_port]
+ */
+
+/** Addresses are relative to the page, so that it also works under a path of a reverse proxy. @param {string} path */
+export function address(path) {
+  return new URL(path, document.baseURI).href;
+}
+
+/** `GET /v1/info`; null when the server cannot be reached or answers nonsense. @returns {Promise<ServerInfo | null>} */
+export async function fetchInfo() {
+  const reply = await get("v1/info");
+  return reply?.ok ? reply.json().catch(() => null) : null;
+}
+
+/**
+ * `GET /readyz`: "ready", "loading" (the models are not warm), "full", or "down" (no answer).
+ * @returns {Promise<"ready" | "loading" | "full" | "down">}
+ */
+export async function fetchReadiness() {
+  const reply = await get("readyz");
+  if (!reply) return "down";
+  if (reply.ok) return "ready";
+  const body = await reply.json().catch(() => null);
+  return body?.reason === "server_full" ? "full" : "loading";
+}
+
+/** @param {string} path @returns {Promise<Response | null>} */
+async function get(path) {
+  try {
+    return await fetch(address(path), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+  } catch {
+    return null; // fetch rejects for one reason that matters here: nobody answered
+  }
+}
