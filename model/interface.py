@@ -160,7 +160,7 @@ class EngineInfo:
 class SpeechEngine(Protocol):
     """A backend. Synchronous and driven by `step`; all methods are called from one thread.
 
-    Laws (tests/model/contract.py runs them over every backend):
+    Laws (tests/support/engine_contract.py runs them over every backend):
     * every submitted response ends in exactly one `ResponseDone`, and nothing follows it;
     * after `cancel` returns, `step` yields for that id only `ResponseDone(status="cancelled")`
       (or nothing, if it had already ended) and all its memory is free;

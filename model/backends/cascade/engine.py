@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -325,11 +325,6 @@ class CascadeEngine:
             self._post(_Written(ticket, Completion("stop"), time.monotonic()))
             return
 
-        def on_text(text: str) -> bool:
-            if not ticket.is_cancelled:
-                self._post(_Wrote(ticket, text, time.monotonic()))
-            return ticket.is_cancelled
-
         options = self._options
         max_tokens = min(request.max_output_tokens or options.max_output_tokens, options.max_output_tokens)
         sampling = Sampling(
@@ -340,24 +335,28 @@ class CascadeEngine:
             stop=("\n",) if self._style.has_examples else (),
         )
         with self._llm.sequence(request.call_id) as sequence:
-            completion = self._fit_and_generate(sequence, job, sampling, on_text)
+            completion = self._fit_and_generate(sequence, job, sampling)
             self._post(_Written(ticket, completion, time.monotonic()))
 
-    def _fit_and_generate(
-        self, sequence: Sequence, job: _Write, sampling: Sampling, on_text: Callable[[str], bool]
-    ) -> Completion:
-        request = job.ticket.request
+    def _fit_and_generate(self, sequence: Sequence, job: _Write, sampling: Sampling) -> Completion:
+        request, ticket = job.ticket.request, job.ticket
         history = request.items if request.audio is not None else request.items[:-1]
         budget = self._options.context_tokens - sampling.max_tokens
-        for _ in range(OVERFLOW_RETRIES):
+        for attempt in range(OVERFLOW_RETRIES + 1):
             messages = build_messages(self._style, request.instructions, history, job.user_text, budget)
             try:
-                return sequence.generate(messages, sampling, on_text)
+                return sequence.generate(
+                    messages,
+                    sampling,
+                    lambda text: self._post(_Wrote(ticket, text, time.monotonic())),
+                    lambda: ticket.is_cancelled,
+                )
             except ContextOverflowError as error:
                 # More tokens than estimated, as in languages that the model was not made for.
+                if attempt == OVERFLOW_RETRIES:
+                    raise
                 budget = budget * error.num_context_tokens * 9 // (error.num_prompt_tokens * 10)
-        messages = build_messages(self._style, request.instructions, (), job.user_text, budget)
-        return sequence.generate(messages, sampling, on_text)
+        raise AssertionError("unreachable")
 
     def _speak(self, job: _Speak) -> None:
         speech = self._voice.synthesize(job.clause.text, job.after, job.seed)

@@ -1,0 +1,43 @@
+"""The echo engine keeps the contract and repeats exactly what it was given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.interface import ConversationItem
+from model.registry import create_engine
+from tests.support.engine_contract import Driver, EngineContract
+from tests.support.recordings import recording
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver(lambda wake: create_engine("echo", {}, wake))
+
+
+@pytest.fixture
+def disposable(driver: Driver) -> Driver:
+    return driver
+
+
+class TestContract(EngineContract):
+    pass
+
+
+def test_a_spoken_turn_comes_back_sample_by_sample(driver: Driver) -> None:
+    key = driver.say(recording("f2_rms"))
+    np.testing.assert_array_equal(driver.audio(key), recording("f2_rms"))
+    assert driver.text(key) == ""
+
+
+def test_a_typed_turn_comes_back_as_text_without_sound(driver: Driver) -> None:
+    history = (ConversationItem("user", "before"), ConversationItem("assistant", "before"))
+    key = driver.say(text="Say this.", items=history)
+    assert driver.text(key) == "Say this."
+    assert not len(driver.audio(key))
+
+
+def test_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="volume"):
+        create_engine("echo", {"volume": 11}, lambda: None)
