@@ -27,6 +27,14 @@ if (navigator.mediaDevices) {
 }
 """
 
+# A microphone in a silent room, for those who only type: the fake one would ask its question into the conversation.
+SILENT_MICROPHONE = """
+() => {
+  const room = new AudioContext().createMediaStreamDestination();
+  navigator.mediaDevices.getUserMedia = async () => room.stream.clone();
+}
+"""
+
 # Measures what the loudspeaker gets: `heard.loudest` and `heard.audibleAt` (performance.now() of the last sound).
 LISTEN = """
 async (audible) => {
@@ -76,6 +84,10 @@ class Caller:
     def opens_the_page(self) -> None:
         self.page.goto(self.url)
         expect(self.page.locator("#server")).to_have_attribute("data-state", "ready")
+
+    def says_nothing(self) -> None:
+        """From the next call on, only typing reaches the server."""
+        self.page.evaluate(SILENT_MICROPHONE)
 
     def calls(self) -> None:
         """Press the button and wait until the call is up; listens from now on."""

@@ -79,3 +79,10 @@ def caller(open_page: OpenPage) -> Caller:
     caller = open_page()
     caller.opens_the_page()
     return caller
+
+
+@pytest.fixture
+def typist(caller: Caller) -> Caller:
+    """Someone in front of the loaded page who types and does not speak."""
+    caller.says_nothing()
+    return caller

@@ -35,34 +35,34 @@ def test_the_microphone_is_opened_for_speech_and_closed_after_the_call(caller: C
     assert [track["readyState"] for track in caller.tracks()] == ["ended"]
 
 
-def test_interrupting_silences_the_reply_and_marks_its_caption(caller: Caller) -> None:
-    caller.calls()
-    caller.types(LONG_QUESTION)
-    caller.hears_sound()
-    caller.page.get_by_role("button", name="Interrupt").click()
-    expect(caller.page.locator(".caption__cut").last).to_contain_text("Interrupted", timeout=REPLY_MS)
-    caller.hears_silence()
-    assert caller.phase == "live"
-    caller.hangs_up()
+def test_interrupting_silences_the_reply_and_marks_its_caption(typist: Caller) -> None:
+    typist.calls()
+    typist.types(LONG_QUESTION)
+    typist.hears_sound()
+    typist.page.get_by_role("button", name="Interrupt").click()
+    expect(typist.page.locator(".caption__cut").last).to_contain_text("Interrupted", timeout=REPLY_MS)
+    typist.hears_silence()
+    assert typist.phase == "live"
+    typist.hangs_up()
 
 
-def test_a_typed_message_is_answered_aloud(caller: Caller) -> None:
-    caller.calls()
-    caller.types("How are you today?")
-    expect(caller.said().first).to_have_text("How are you today?")
-    expect(caller.page.locator(".caption__how").first).to_have_text("typed")
-    caller.hears_sound()
-    caller.hangs_up()
+def test_a_typed_message_is_answered_aloud(typist: Caller) -> None:
+    typist.calls()
+    typist.types("How are you today?")
+    expect(typist.said().first).to_have_text("How are you today?")
+    expect(typist.page.locator(".caption__how").first).to_have_text("typed")
+    typist.hears_sound()
+    typist.hangs_up()
 
 
-def test_a_typed_message_during_a_reply_interrupts_it(caller: Caller) -> None:
-    caller.calls()
-    caller.types(LONG_QUESTION)
-    caller.hears_sound()
-    caller.types("How are you today?")
-    expect(caller.page.locator(".caption__cut")).to_have_count(1, timeout=REPLY_MS)
-    expect(caller.replies()).to_have_count(2, timeout=REPLY_MS)
-    caller.hangs_up()
+def test_a_typed_message_during_a_reply_interrupts_it(typist: Caller) -> None:
+    typist.calls()
+    typist.types(LONG_QUESTION)
+    typist.hears_sound()
+    typist.types("How are you today?")
+    expect(typist.page.locator(".caption__cut")).to_have_count(1, timeout=REPLY_MS)
+    expect(typist.replies()).to_have_count(2, timeout=REPLY_MS)
+    typist.hangs_up()
 
 
 def test_a_muted_microphone_sends_nothing_and_says_so(caller: Caller) -> None:
@@ -78,13 +78,13 @@ def test_a_muted_microphone_sends_nothing_and_says_so(caller: Caller) -> None:
     caller.hangs_up()
 
 
-def test_escape_interrupts_even_from_the_text_field(caller: Caller) -> None:
-    caller.calls()
-    caller.types(LONG_QUESTION)
-    caller.hears_sound()
-    caller.page.keyboard.press("Escape")
-    expect(caller.page.locator(".caption__cut").last).to_be_visible(timeout=REPLY_MS)
-    caller.hangs_up()
+def test_escape_interrupts_even_from_the_text_field(typist: Caller) -> None:
+    typist.calls()
+    typist.types(LONG_QUESTION)
+    typist.hears_sound()
+    typist.page.keyboard.press("Escape")
+    expect(typist.page.locator(".caption__cut").last).to_be_visible(timeout=REPLY_MS)
+    typist.hangs_up()
 
 
 def test_closing_the_page_ends_the_call_at_once(caller: Caller, server: ServerProcess) -> None:
@@ -94,14 +94,14 @@ def test_closing_the_page_ends_the_call_at_once(caller: Caller, server: ServerPr
     caller.problems.clear()  # the blank page counts as a request to another address
 
 
-def test_a_second_call_works_and_keeps_the_captions_of_the_first(caller: Caller, server: ServerProcess) -> None:
-    caller.calls()
-    caller.types("How are you today?")
-    caller.hears_sound()
-    caller.page.keyboard.press("Escape")
-    caller.hangs_up()
+def test_a_second_call_works_and_keeps_the_captions_of_the_first(typist: Caller, server: ServerProcess) -> None:
+    typist.calls()
+    typist.types("How are you today?")
+    typist.hears_sound()
+    typist.page.keyboard.press("Escape")
+    typist.hangs_up()
     server.wait_for_calls(0)
-    caller.page.get_by_role("button", name="Call again").click()
-    caller.is_live()
-    expect(caller.said().first).to_have_text("How are you today?")
-    caller.hangs_up()
+    typist.page.get_by_role("button", name="Call again").click()
+    typist.is_live()
+    expect(typist.said().first).to_have_text("How are you today?")
+    typist.hangs_up()

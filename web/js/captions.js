@@ -20,6 +20,7 @@ export class CaptionList {
       if (this.#isFollowing) this.#latest.hidden = true;
     });
     this.#latest.addEventListener("click", () => this.#scrollToEnd());
+    new ResizeObserver(() => this.#isFollowing && this.#scrollToEnd()).observe(this.#box); // a notice takes room
   }
 
   /** Draw a caption as it is now. @param {import("./events.js").Caption} caption */
