@@ -4,6 +4,8 @@
     ├── ConfigError               settings cannot be used; the operator's fault, ends the program with exit code 2
     ├── CertificateError          the TLS certificate cannot be made, read or safely replaced
     ├── EngineError               the engine cannot serve; ours
+    ├── CallError                 (client.errors) `rtc-server call` cannot make or finish its call
+    │   └── RecordingError            a recording cannot be read, or holds no voice
     ├── ProtocolError             a Realtime event that we refuse; the peer's fault, the call lives on
     └── ApiError                  an HTTP request that we refuse
         ├── InvalidJsonError          400 invalid_json

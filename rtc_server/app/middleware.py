@@ -64,3 +64,6 @@ async def add_security_headers(request: web.Request, response: web.StreamRespons
     """`on_response_prepare` signal: headers on everything, errors and files included."""
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
+    if request.path.startswith("/static/"):
+        # Asked again each time (304 if unchanged): an upgraded server must not meet yesterday's page.
+        response.headers["Cache-Control"] = "no-cache"

@@ -35,6 +35,10 @@ def call(
     output: Annotated[Path | None, typer.Option("--out", metavar="WAV", help="Save what the server said.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON for programs.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=1.0, help="Seconds to wait for each reply.")] = 30.0,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", exists=True, dir_okay=False, metavar="PEM", help="Authority that signed the certificate."),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
     ] = False,
@@ -42,4 +46,4 @@ def call(
     """Call a server, play recordings, and report what it answered and how fast."""
     from rtc_server.client.command import run_call
 
-    raise typer.Exit(run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure))
+    raise typer.Exit(run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure, ca))

@@ -173,6 +173,16 @@ async def test_unknown_paths_and_methods_answer_in_the_same_shape(http: aiohttp.
         assert reply.status == 404
 
 
+async def test_the_page_is_served_and_never_stale(http: aiohttp.ClientSession, url: str) -> None:
+    async with http.get(f"{url}/") as reply:
+        assert reply.content_type == "text/html"
+        assert reply.headers["Cache-Control"] == "no-cache"
+    async with http.get(f"{url}/static/js/main.js") as reply:
+        assert reply.status == 200
+        assert reply.headers["Cache-Control"] == "no-cache"
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
 async def test_health_info_models_and_metrics(http: aiohttp.ClientSession, url: str) -> None:
     async with http.get(f"{url}/healthz") as reply:
         assert await reply.json() == {"status": "ok"}
