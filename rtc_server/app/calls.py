@@ -93,7 +93,7 @@ async def _answer_offer(context: AppContext, offer: Offer, addresses: list[str])
     )
     try:
         return transport, await transport.answer(offer)
-    except BaseException:
+    except BaseException:  # cancelled or failed: nobody else knows this transport yet
         await transport.close()
         raise
 

@@ -166,13 +166,19 @@ class Call:
         self._detector.update(self._detector_config(session))
 
     def _on_engine_event(self, event: EngineEvent) -> None:
-        self.core.receive_engine(event, asyncio.get_running_loop().time())
-        self._drain()
+        try:
+            self.core.receive_engine(event, asyncio.get_running_loop().time())
+            self._drain()
+        except Exception as error:  # called by the engine's reader, which serves every other call too
+            self._transport.abort(error)
 
     def _on_deadline(self) -> None:
         self._timer = None
-        self.core.handle_deadline(asyncio.get_running_loop().time())
-        self._drain()
+        try:
+            self.core.handle_deadline(asyncio.get_running_loop().time())
+            self._drain()
+        except Exception as error:  # called by the event loop, which would only log it
+            self._transport.abort(error)
 
     def _drain(self) -> None:
         """Carry out what the core decided, then arm its next deadline."""

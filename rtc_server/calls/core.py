@@ -511,8 +511,8 @@ class CallCore:
         self._emit(self.announce.reply_item_added(response, item, response.previous_item_id))
 
     def _play(self, response: Response, delta: AudioDelta) -> None:
-        playing = [r for r in self._responses.values() if r is not response and r.output_started]
-        if playing or response.unplayed:
+        is_waiting = any(other != response.response_id for other in self._resamplers)  # another one has the playout
+        if is_waiting or response.unplayed:
             response.unplayed.append(delta)
             return
         resampler = self._resamplers.get(response.response_id)

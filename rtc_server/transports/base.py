@@ -46,5 +46,8 @@ class MediaTransport(Protocol):
     def send_event(self, event: Event) -> None:
         """Send one event; dropped when the channel is not open. A peer that does not read is disconnected."""
 
+    def abort(self, error: Exception) -> None:
+        """End the call because of a bug of ours: `run` raises `error`, which ends this call and no other."""
+
     async def close(self) -> None:
         """End the connection and free sockets and tasks. Idempotent; makes `run` return."""

@@ -56,6 +56,10 @@ class LoopbackTransport:
         if len(self.events) < MAX_KEPT:
             self.events.append(event)
 
+    def abort(self, error: Exception) -> None:
+        if not self._reason.done():
+            self._reason.set_exception(error)
+
     async def close(self) -> None:
         if not self._reason.done():
             self._reason.set_result("hangup")

@@ -115,6 +115,11 @@ class WebRtcTransport:
             return
         channel.send(json.dumps(event, separators=(",", ":"), ensure_ascii=False))
 
+    def abort(self, error: Exception) -> None:
+        """See `MediaTransport.abort`."""
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
     async def close(self) -> None:
         """See `MediaTransport.close`."""
         self._end("hangup")
@@ -129,7 +134,11 @@ class WebRtcTransport:
         """The next 20 ms of output, int16 [960] at 48 kHz; silence while nobody has taken the call."""
         if self._sink is None or self._ended.done():
             return np.zeros(FRAME_SAMPLES, np.int16)
-        return self._sink.pull_frame(now, lateness_seconds).pcm
+        try:
+            return self._sink.pull_frame(now, lateness_seconds).pcm
+        except Exception as error:  # inside aiortc's sender a bug would only mute the call, for good
+            self.abort(error)
+            return np.zeros(FRAME_SAMPLES, np.int16)
 
     # --- aiortc's events
 
@@ -148,7 +157,10 @@ class WebRtcTransport:
 
     def _on_message(self, data: str | bytes) -> None:
         if self._sink is not None and not self._ended.done():
-            self._sink.on_message(data, asyncio.get_running_loop().time())
+            try:
+                self._sink.on_message(data, asyncio.get_running_loop().time())
+            except Exception as error:  # inside aiortc's event emitter a bug would go unnoticed
+                self.abort(error)
 
     def _on_state(self) -> None:
         state = self._pc.connectionState

@@ -373,6 +373,17 @@ def test_a_response_asked_for_while_another_plays_waits_its_turn() -> None:
     assert started == stopped == [first, second]
 
 
+def test_a_response_asked_for_before_the_other_is_heard_waits_too() -> None:
+    call = VirtualCall()
+    asked(call)
+    first = call.answer("First.", ms=600)  # queued, and not one frame of it has left
+    call.send(type="response.create")
+    second = call.answer("Second.", transcript=None, ms=600)
+    call.be_quiet(1500)
+    assert [event["response_id"] for event in call.sent("output_audio_buffer.stopped")] == [first, second]
+    assert 1150 <= call.heard() <= 1260
+
+
 def test_without_auto_response_the_client_asks_and_loses_nothing() -> None:
     call = VirtualCall(create_response=False)
     asked(call)
