@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
+import aiortc.rtcdtlstransport
 from aioice import Connection
+from aiortc import RTCRtpReceiver
 
 from rtc_server.transports.aiortc_seams import host_addresses
 
@@ -37,3 +40,11 @@ async def test_two_calls_at_once_do_not_see_each_others_addresses() -> None:
     loopback, others = await asyncio.gather(on_loopback(), gathered_addresses())
     assert loopback == {"127.0.0.1"}
     assert "127.0.0.1" not in others
+
+
+def test_packets_reach_the_receiver_by_the_name_that_the_arrival_clock_watches() -> None:
+    """`ArrivalClock` stands in for this method on the instance, which aiortc looks up for every packet."""
+    parameters = list(inspect.signature(RTCRtpReceiver._handle_rtp_packet).parameters)
+    assert parameters == ["self", "packet", "arrival_time_ms"]
+    source = inspect.getsource(aiortc.rtcdtlstransport.RTCDtlsTransport._handle_rtp_data)
+    assert "receiver._handle_rtp_packet(packet, arrival_time_ms=" in source
