@@ -193,8 +193,9 @@ class TurnsSection(Section):
     """A turn is closed after this long; the embedded recognition needs less than 30 s."""
     speculation_silence_ms: int = Field(120, ge=0, le=5_000)
     """Silence after which the reply is begun, held, while the end of the turn is still awaited; 0 = off."""
-    interruption_min_ms: int = Field(400, ge=0, le=5_000)
-    """Speech needed to stop a reply, so that noises and "mm-hm" do not."""
+    interruption_min_ms: int = Field(500, ge=0, le=5_000)
+    """Voice that ends a reply whatever its words. The reply is silent from the first sound on; shorter voice is
+    judged by its words ("mm-hm" lets the reply go on). The detector's lag of about 80 ms counts as voice."""
     echo_guard: bool = True
     """Recognise the server's own voice coming back from a loudspeaker, and do not answer it."""
     webrtcvad_mode: int = Field(2, ge=0, le=3)
