@@ -61,13 +61,15 @@ async def test_four_questions_are_understood_and_answered_aloud(server: ServerPr
     recordings = [load_recording(SPEECH / f"f{number}_rms.wav") for number in range(4)]
     report = await hold_call(CallPlan(server.url, recordings, keep_audio=True, timeout_s=60))
     assert len(report.turns) == 4
-    num_words = num_errors = 0
+    num_words = num_errors = num_misheard = 0
     for turn, question, reply in zip(report.turns, QUESTIONS, report.replies, strict=True):
-        assert word_errors(question, turn.user_transcript) <= 1, turn.user_transcript
+        num_misheard += word_errors(question, turn.user_transcript)
         assert words(turn.reply_transcript)
         assert turn.response_latency_ms is not None
         num_words += len(words(turn.reply_transcript))
         num_errors += word_errors(turn.reply_transcript, recognised(recognizer, reply))
+    # 24 words. The small recogniser gets one wrong now and then, depending on where the 20 ms frames fall.
+    assert num_misheard <= 3, [turn.user_transcript for turn in report.turns]
     assert num_errors <= 0.1 * num_words, [turn.reply_transcript for turn in report.turns]
     assert report.packets["lost_received"] == 0
     server.wait_for_calls(0)
