@@ -25,7 +25,7 @@ TOKENS_PER_SECOND = 6.5
 EXTRA_TOKENS = 8
 MAX_TOKEN_RUN = 4  # the same token this often in a row is a loop, not speech
 # Moonshine mishears what is surrounded by much silence, or by none. Measured through Opus and the turn detector
-# (docs/experiments.md): 12 to 18 % of the words wrong with the turn's own 300 ms before and 160 ms after, 3 % like this.
+# (docs/experiments.md): 12 to 18 % of the words wrong with the turn's own 300 ms before and 160 ms after, 3 % now.
 KEEP_AROUND_SPEECH_MS = 80
 SPEECH_BELOW_PEAK_DB = 35.0
 NOISE_FLOOR_RMS = 30.0  # of 32768: quieter is never speech
