@@ -32,6 +32,8 @@ class PlayoutFrame:
     """Nothing of its reply is left after this frame; sent exactly once unless the reply is flushed."""
     is_silence: bool = True
     """The frame is digital silence."""
+    payload: bytes | None = None
+    """The frame as the negotiated codec encodes it, sent as it is in place of `pcm`; None = encode `pcm`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,209 @@
+"""aiortc's receiver and sender, with our media path behind them: the private names of aiortc 1.16 that it takes.
+
+aiortc keeps signaling, DTLS, the data channel, RTCP and statistics; every RTP packet is ours (`rtp_stream`). aiortc is
+pinned exactly, `tests/transports/test_aiortc_media.py` has one contract test per private name, and `check_upstream`
+refuses to start on any other version. Outside `media_of` both classes behave as aiortc wrote them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from aiortc import (
+    RTCCertificate,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+    clock,
+    rtcpeerconnection,
+)
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtp import HeaderExtensionsMap, RtcpRrPacket, RtcpSrPacket, RtpPacket
+from pylibsrtp import Session
+
+from rtc_server.errors import ConfigError
+
+AIORTC_VERSION = "1.16.0"
+
+
+class MediaBinding(Protocol):
+    """What takes a peer's RTP over. `rtp_stream.RtpStream` is one."""
+
+    @property
+    def remote_streams(self) -> dict[int, Any]:
+        """Reception statistics by SSRC, for receiver reports."""
+
+    packets_sent: int
+    octets_sent: int
+    latest_rtp_timestamp: int
+    """Of the latest packet sent."""
+    latest_sent_ntp: int
+    """When it was sent, as a 64-bit NTP time."""
+
+    def start_receiving(self, session: Session, add_source: Callable[[int], None]) -> None:
+        """DTLS is up: `session` decrypts. `add_source` makes RTCP about an SSRC reach the receiver."""
+
+    def receive_plain(self, packet: bytes) -> None:
+        """An RTP packet that aiortc had decrypted before we took over."""
+
+    def start_sending(self, session: Session, ssrc: int, payload_type: int) -> None:
+        """DTLS is up: send with `session`, as `ssrc`."""
+
+    def stop_receiving(self) -> None: ...
+
+    def stop_sending(self) -> None: ...
+
+    def on_receiver_report(self, fraction_lost: float, jitter_ticks: int, round_trip_seconds: float | None) -> None:
+        """The peer told how our packets arrive; `fraction_lost` is 0..1 since its previous report."""
+
+
+_binding: ContextVar[MediaBinding | None] = ContextVar("media_binding", default=None)
+_certificate: RTCCertificate | None = None
+
+
+@contextmanager
+def media_of(binding: MediaBinding) -> Iterator[None]:
+    """Transceivers made inside the block carry their RTP through `binding`."""
+    token = _binding.set(binding)
+    try:
+        yield
+    finally:
+        _binding.reset(token)
+
+
+class MediaReceiver(RTCRtpReceiver):
+    """Leaves RTP to the binding and keeps RTCP; without a binding it is aiortc's own."""
+
+    def __init__(self, kind: str, transport: Any) -> None:
+        super().__init__(kind, transport)
+        self._binding = _binding.get() if kind == "audio" else None
+
+    # Data descriptors win over the instance's attribute of the same name, so receiver reports are always current.
+    @property
+    def _RTCRtpReceiver__remote_streams(self) -> dict[int, Any]:
+        return self.__dict__["_own_streams"] if self._binding is None else self._binding.remote_streams
+
+    @_RTCRtpReceiver__remote_streams.setter
+    def _RTCRtpReceiver__remote_streams(self, value: dict[int, Any]) -> None:
+        self.__dict__["_own_streams"] = value
+
+    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
+        if self._binding is None:
+            return await super().receive(parameters)
+        own = vars(self)
+        if own["_RTCRtpReceiver__started"]:
+            return None
+        transport = self.transport
+        transport._register_rtp_receiver(self, parameters)
+        own["_RTCRtpReceiver__rtcp_task"] = asyncio.ensure_future(self._run_rtcp())
+        own["_RTCRtpReceiver__started"] = True
+        routes = transport._rtp_router.ssrc_table
+        self._binding.start_receiving(transport._rx_srtp, lambda ssrc: routes.__setitem__(ssrc, self))
+        return None
+
+    async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        # Only packets that aiortc queued before the binding took over come this way.
+        if self._binding is None:
+            await super()._handle_rtp_packet(packet, arrival_time_ms)
+        else:
+            self._binding.receive_plain(packet.serialize(HeaderExtensionsMap()))
+
+    async def stop(self) -> None:
+        if self._binding is not None:
+            self._binding.stop_receiving()
+        await super().stop()
+
+
+class MediaSender(RTCRtpSender):
+    """Leaves RTP to the binding and keeps RTCP; without a binding it is aiortc's own."""
+
+    def __init__(self, track_or_kind: Any, transport: Any) -> None:
+        self._binding = None  # the base class sets counters that the properties below would ask it for
+        super().__init__(track_or_kind, transport)
+        self._binding = _binding.get() if self.kind == "audio" else None
+
+    async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
+        if self._binding is None:
+            return await super()._run_rtp(codec)
+        own = vars(self)
+        own["_RTCRtpSender__rtp_started"].set()
+        try:
+            assert codec.payloadType is not None
+            self._binding.start_sending(self.transport._tx_srtp, self._ssrc, codec.payloadType)
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            pass  # how `stop` ends this task; it waits for the event below
+        finally:
+            self._binding.stop_sending()
+            own["_RTCRtpSender__rtp_exited"].set()
+        return None
+
+    async def _handle_rtcp_packet(self, packet: Any) -> None:
+        await super()._handle_rtcp_packet(packet)
+        if self._binding is not None and isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == self._ssrc:
+                    round_trip = vars(self)["_RTCRtpSender__rtt"]
+                    self._binding.on_receiver_report(report.fraction_lost / 256, report.jitter, round_trip)
+
+
+def _counter(name: str, attribute: str) -> None:
+    """Let sender reports read `attribute` of the binding wherever aiortc reads its own counter `name`."""
+    mangled = f"_RTCRtpSender__{name}"
+
+    def read(sender: MediaSender) -> Any:
+        binding = sender._binding
+        return sender.__dict__.get(mangled) if binding is None else getattr(binding, attribute)
+
+    def write(sender: MediaSender, value: Any) -> None:
+        sender.__dict__[mangled] = value
+
+    setattr(MediaSender, mangled, property(read, write))
+
+
+_counter("packet_count", "packets_sent")
+_counter("octet_count", "octets_sent")
+_counter("rtp_timestamp", "latest_rtp_timestamp")
+_counter("ntp_timestamp", "latest_sent_ntp")
+
+setattr(rtcpeerconnection, "RTCRtpReceiver", MediaReceiver)  # noqa: B010 - the module does not export them
+setattr(rtcpeerconnection, "RTCRtpSender", MediaSender)  # noqa: B010
+
+
+def process_certificate() -> RTCCertificate:
+    """The DTLS certificate of this process: one for all calls, made on first use (a key costs 1-2 ms per call)."""
+    global _certificate
+    if _certificate is None:
+        _certificate = RTCCertificate.generateCertificate()
+    return _certificate
+
+
+def use_process_certificate(pc: RTCPeerConnection) -> None:
+    """Give a new peer connection the process's certificate; before its first description."""
+    pc._RTCPeerConnection__certificates = [process_certificate()]  # type: ignore[attr-defined]
+
+
+def set_codecs(transceiver: RTCRtpTransceiver, codecs: Sequence[RTCRtpCodecParameters]) -> None:
+    """Answer with exactly these codecs, the one to send with first. After the remote description, before the answer."""
+    transceiver._codecs = list(codecs)
+
+
+def ntp_now() -> int:
+    """Now as a 64-bit NTP time, from the clock that aiortc's reports use."""
+    return clock.current_ntp_time()
+
+
+def check_upstream() -> None:
+    """Raises ConfigError, naming the fix, when aiortc is not the version whose private names are used here."""
+    version = importlib.metadata.version("aiortc")
+    if version != AIORTC_VERSION:
+        raise ConfigError(
+            f"aiortc {version} is installed, but the media path is built on {AIORTC_VERSION} exactly. "
+            f"Run 'make setup', or: pip install aiortc=={AIORTC_VERSION}."
+        )

@@ -1,0 +1,278 @@
+"""One call's audio between the wire and the call: SRTP in, 16 kHz PCM out; playout frames in, SRTP out.
+
+Joins the pure parts (`rtp.receiver`, the codecs) to the datagram path, the process's pacer and aiortc's RTCP. It runs
+on the event loop, without tasks, threads or queues: a packet is decrypted, ordered, decoded and handed to the sink
+in the callback of the socket; a frame is pulled, encoded, encrypted and sent in the pacer's tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from pylibsrtp import Session
+
+from model.interface import Pcm16
+from rtc_server.audio.playout import PlayoutFrame
+from rtc_server.codecs.base import AudioDecoder, AudioEncoder, PayloadFormat
+from rtc_server.rtp.receiver import AudioReceiver
+
+from .aiortc_media import ntp_now
+from .pacer import Pacer
+from .srtp import BUFFER, MAX_PACKET_BYTES, RTP_HEADER_BYTES, SrtpReceiver, SrtpSender
+
+SETTLE_FRAMES = 5  # silence encoded for real after sound: the encoder's and the decoder's memories run out together
+DTX_FRAMES = 20  # one packet per 400 ms while silent, as libopus does (RFC 7587 section 3.1.3)
+SOON_SECONDS = 0.02  # a deadline nearer than the next tick gets a timer of its own
+MAX_PAYLOAD_BYTES = MAX_PACKET_BYTES - RTP_HEADER_BYTES - 32  # 32: authentication tag and MKI
+
+_HEADER = struct.Struct("!BBHII")
+_MARKER = 0x80
+
+
+class DatagramPath(Protocol):
+    """Where encrypted packets go and come from: `network.MediaPath`."""
+
+    on_media: Callable[[memoryview, float], None] | None
+
+    def send(self, data: memoryview | bytes) -> None:
+        """Send one datagram to the peer; never raises."""
+
+
+class StreamSink(Protocol):
+    """The call, as far as audio is concerned. See `transports.base.MediaSink`."""
+
+    def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None: ...
+
+    def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame: ...
+
+
+class RtpStream:
+    """A `MediaBinding` and a paced member. Made before the answer, `attach`ed to the call, ended by `close`."""
+
+    def __init__(
+        self,
+        path: DatagramPath,
+        pacer: Pacer,
+        *,
+        formats: Sequence[PayloadFormat],
+        make_decoder: Callable[[PayloadFormat], AudioDecoder],
+        encoder: AudioEncoder,
+        use_dtx: bool,
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._path = path
+        self._pacer = pacer
+        self._encoder = encoder
+        self._decoders: list[AudioDecoder] = []
+        self._make_decoder = make_decoder
+        self._on_error = on_error
+        self._loop = asyncio.get_running_loop()
+        self._sink: StreamSink | None = None
+        self._receiver = AudioReceiver(formats, self._new_decoder, self._emit)
+        self._now = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._srtp_in: SrtpReceiver | None = None
+        self._srtp_out: SrtpSender | None = None
+        self._add_source: Callable[[int], None] | None = None
+        self._source: int | None = None
+        # sending
+        self._ssrc = 0
+        self._payload_type = 0
+        self._sequence = secrets.randbelow(
+            1 << 15
+        )  # low: a wrap soon after the start breaks SRTP when packets are lost
+        self._timestamp = secrets.randbits(32)
+        self._frame_ticks = encoder.rtp_frame_ticks
+        self._silent_payload = encoder.silent_payload()
+        self._dtx_payload = encoder.dtx_payload() if use_dtx else None
+        self._silent_frames = SETTLE_FRAMES  # the first packet is silence already
+        self._is_after_gap = True
+        self._is_closed = False
+        self.packets_sent = 0
+        self.octets_sent = 0
+        self.latest_rtp_timestamp = 0
+        self.latest_sent_ntp = 0
+        self.skipped_frames = 0
+        """Frames that were never sent because the process was stalled."""
+        self.remote_fraction_lost = 0.0
+        """Share of our packets that the peer lost, from its latest report."""
+        self.remote_jitter_ms = 0.0
+        self.round_trip_seconds: float | None = None
+
+    @property
+    def playout_sample_rate(self) -> int:
+        """Rate in Hz of the frames that it pulls: what the encoder takes."""
+        return self._encoder.sample_rate
+
+    @property
+    def receiver(self) -> AudioReceiver:
+        """For its statistics."""
+        return self._receiver
+
+    @property
+    def rejected_packets(self) -> int:
+        """Packets from the validated address that were forged, replayed or of too many sources."""
+        return 0 if self._srtp_in is None else self._srtp_in.rejected + self._srtp_in.excess_sources
+
+    def attach(self, sink: StreamSink) -> None:
+        """Audio goes to and comes from `sink` from now on."""
+        self._sink = sink
+
+    def close(self) -> None:
+        """Stop both directions and free the codecs. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.stop_receiving()
+        self.stop_sending()
+        for decoder in self._decoders:
+            decoder.close()
+        self._encoder.close()
+
+    # --- MediaBinding
+
+    @property
+    def remote_streams(self) -> dict[int, Any]:
+        source = self._receiver.source
+        return {} if source is None else {source: self._receiver.reception}
+
+    def start_receiving(self, session: Session, add_source: Callable[[int], None]) -> None:
+        self._srtp_in = SrtpReceiver(session)
+        self._add_source = add_source
+        self._path.on_media = self._on_datagram
+
+    def receive_plain(self, packet: bytes) -> None:
+        self._receive(packet, self._loop.time())
+
+    def stop_receiving(self) -> None:
+        self._path.on_media = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def start_sending(self, session: Session, ssrc: int, payload_type: int) -> None:
+        self._srtp_out = SrtpSender(session)
+        self._ssrc, self._payload_type = ssrc, payload_type
+        self._pacer.add(self)
+
+    def stop_sending(self) -> None:
+        self._pacer.discard(self)
+        self._srtp_out = None
+
+    def on_receiver_report(self, fraction_lost: float, jitter_ticks: int, round_trip_seconds: float | None) -> None:
+        self.remote_fraction_lost = fraction_lost
+        self.remote_jitter_ms = jitter_ticks * 1_000 / self._encoder.rtp_clock_rate
+        self.round_trip_seconds = round_trip_seconds
+        self._encoder.report_loss(fraction_lost)
+
+    # --- receiving
+
+    def _new_decoder(self, payload_format: PayloadFormat) -> AudioDecoder:
+        decoder = self._make_decoder(payload_format)
+        self._decoders.append(decoder)
+        return decoder
+
+    def _on_datagram(self, data: memoryview, now: float) -> None:
+        assert self._srtp_in is not None
+        packet = self._srtp_in.unprotect(data)
+        if packet is not None:
+            self._receive(packet, now)
+
+    def _receive(self, packet: bytes, now: float) -> None:
+        if self._is_closed:
+            return None
+        self._now = now
+        try:
+            self._receiver.receive(memoryview(packet), now)
+        except Exception as error:  # the event loop would only log it: the call must end, and only this call
+            return self._on_error(error)
+        source = self._receiver.source
+        if source != self._source:
+            self._source = source
+            if source is not None and self._add_source is not None:
+                self._add_source(source)
+        if self._timer is None:
+            deadline = self._receiver.next_deadline()
+            if deadline is not None and deadline < now + SOON_SECONDS:
+                self._timer = self._loop.call_at(deadline, self._on_deadline)
+        return None
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        self._advance(self._loop.time())
+
+    def _advance(self, now: float) -> None:
+        deadline = self._receiver.next_deadline()
+        if deadline is None or deadline > now:
+            return
+        self._now = now
+        try:
+            self._receiver.handle_deadline(now)
+        except Exception as error:  # as above
+            self._on_error(error)
+
+    def _emit(self, pcm: Pcm16, delay_ms: float) -> None:
+        if self._sink is not None:
+            self._sink.on_audio(pcm, self._now, delay_ms)
+
+    # --- sending
+
+    def tick(self, now: float, due: float, skipped_frames: int) -> None:
+        """See `Paced`: one frame."""
+        if self._is_closed or self._srtp_out is None:
+            return None
+        self._timestamp = (self._timestamp + self._frame_ticks * (1 + skipped_frames)) & 0xFFFFFFFF
+        if skipped_frames:
+            self.skipped_frames += skipped_frames
+            self._is_after_gap = True
+        self._advance(now)
+        try:
+            payload = self._next_payload(now, max(0.0, now - due))
+        except Exception as error:  # the pacer would only log it
+            return self._on_error(error)
+        if payload is None:
+            self._is_after_gap = True
+        elif self._srtp_out is not None:  # the sink may have ended the call
+            self._send(self._srtp_out, payload)
+        return None
+
+    def _next_payload(self, now: float, lateness_seconds: float) -> bytes | None:
+        """What to send for this frame; None when nothing is (discontinuous transmission)."""
+        if self._sink is None:
+            return self._silent_payload
+        frame = self._sink.pull_frame(now, lateness_seconds)
+        if frame.payload is not None:
+            self._silent_frames = 0
+            return frame.payload if len(frame.payload) <= MAX_PAYLOAD_BYTES else self._silent_payload
+        if not frame.is_silence:
+            self._silent_frames = 0
+            return self._encoder.encode(frame.pcm)
+        self._silent_frames += 1
+        past_settling = self._silent_frames - SETTLE_FRAMES - 1
+        if past_settling < 0:
+            return self._encoder.encode(frame.pcm)
+        if self._dtx_payload is None:
+            return self._silent_payload
+        return self._dtx_payload if past_settling % DTX_FRAMES == 0 else None
+
+    def _send(self, srtp: SrtpSender, payload: bytes) -> None:
+        length = RTP_HEADER_BYTES + len(payload)
+        marker_and_type = self._payload_type
+        if self._is_after_gap:
+            marker_and_type |= _MARKER
+            self._is_after_gap = False
+        _HEADER.pack_into(BUFFER, 0, 0x80, marker_and_type, self._sequence, self._timestamp, self._ssrc)
+        BUFFER[RTP_HEADER_BYTES:length] = payload
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        protected = srtp.protect(length)
+        if protected is None:
+            return
+        self._path.send(protected)
+        self.packets_sent += 1
+        self.octets_sent += len(payload)
+        self.latest_rtp_timestamp = self._timestamp
+        self.latest_sent_ntp = ntp_now()

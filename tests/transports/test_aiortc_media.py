@@ -1,0 +1,184 @@
+"""Each private name of aiortc that the media path takes does what we need; these fail first when upstream changes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import AudioStreamTrack
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpreceiver import StreamStatistics
+from aiortc.rtp import RtpPacket
+from pylibsrtp import Session
+
+from rtc_server.errors import ConfigError
+from rtc_server.transports.aiortc_seams import host_addresses
+from rtc_server.transports import aiortc_media
+from rtc_server.transports.aiortc_media import (
+    check_upstream,
+    media_of,
+    ntp_now,
+    process_certificate,
+    set_codecs,
+    use_process_certificate,
+)
+from rtc_server.transports.srtp import BUFFER, SrtpReceiver, SrtpSender
+
+OPUS = RTCRtpCodecParameters(
+    mimeType="audio/opus", clockRate=48_000, channels=2, payloadType=96, parameters={"useinbandfec": 1, "usedtx": 1}
+)
+SILENT_OPUS = bytes([0xF8, 0xFF, 0xFE])
+
+
+class RecordingBinding:
+    """Keeps what the seam gives it, and sends one packet when asked to."""
+
+    def __init__(self) -> None:
+        self.packets: list[RtpPacket] = []
+        self.reports: list[tuple[float, int, float | None]] = []
+        self.stopped: list[str] = []
+        self.received = asyncio.Event()
+        self.reported = asyncio.Event()
+        self.sending = asyncio.Event()
+        self.remote_streams: dict[int, Any] = {}
+        self.packets_sent = 0
+        self.octets_sent = 0
+        self.latest_rtp_timestamp = 0
+        self.latest_sent_ntp = 0
+        self.sender: SrtpSender | None = None
+        self.receiver: SrtpReceiver | None = None
+        self.ssrc = 0
+        self.payload_type = 0
+
+    def start_receiving(self, session: Session, add_source: Callable[[int], None]) -> None:
+        self.receiver = SrtpReceiver(session)
+        self.add_source = add_source
+
+    def receive_plain(self, packet: bytes) -> None:
+        parsed = RtpPacket.parse(packet)
+        if not self.packets:
+            self.remote_streams[parsed.ssrc] = StreamStatistics(48_000)
+            self.add_source(parsed.ssrc)
+        self.remote_streams[parsed.ssrc].add(parsed)
+        self.packets.append(parsed)
+        self.received.set()
+
+    def start_sending(self, session: Session, ssrc: int, payload_type: int) -> None:
+        self.sender, self.ssrc, self.payload_type = SrtpSender(session), ssrc, payload_type
+        self.sending.set()
+
+    def stop_receiving(self) -> None:
+        self.stopped.append("receiving")
+
+    def stop_sending(self) -> None:
+        self.stopped.append("sending")
+
+    def on_receiver_report(self, fraction_lost: float, jitter_ticks: int, round_trip_seconds: float | None) -> None:
+        self.reports.append((fraction_lost, jitter_ticks, round_trip_seconds))
+        self.reported.set()
+
+    def packet(self, sequence: int) -> int:
+        """Build an RTP packet in the buffer; returns its length."""
+        packet = RtpPacket(payload_type=self.payload_type, sequence_number=sequence, timestamp=sequence * 960)
+        packet.ssrc = self.ssrc
+        packet.payload = SILENT_OPUS
+        plain = packet.serialize()
+        BUFFER[: len(plain)] = plain
+        self.packets_sent += 1
+        self.octets_sent += len(SILENT_OPUS)
+        self.latest_rtp_timestamp = sequence * 960
+        self.latest_sent_ntp = ntp_now()
+        return len(plain)
+
+
+@asynccontextmanager
+async def bound_pair() -> AsyncIterator[tuple[RecordingBinding, RTCPeerConnection, RTCPeerConnection]]:
+    """A stock aiortc caller and a peer whose media is bound, connected over loopback."""
+    binding = RecordingBinding()
+    caller = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    callee = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        caller.addTrack(AudioStreamTrack())
+        use_process_certificate(callee)
+        with host_addresses(["127.0.0.1"]):
+            await caller.setLocalDescription(await caller.createOffer())
+            offer = caller.localDescription
+            with media_of(binding):
+                await callee.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            for transceiver in callee.getTransceivers():
+                set_codecs(transceiver, [OPUS])
+                transceiver.direction = "sendrecv"
+            await callee.setLocalDescription(await callee.createAnswer())
+            await caller.setRemoteDescription(callee.localDescription)
+        async with asyncio.timeout(10):
+            await binding.sending.wait()
+        yield binding, caller, callee
+    finally:
+        await caller.close()
+        await callee.close()
+
+
+async def test_packets_go_to_the_binding_and_no_decoder_thread_is_started() -> None:
+    async with bound_pair() as (binding, _, callee):
+        async with asyncio.timeout(10):
+            await binding.received.wait()
+        assert binding.packets[0].payload_type == 96
+        assert binding.receiver is not None
+        assert vars(callee.getReceivers()[0])["_RTCRtpReceiver__decoder_thread"] is None
+    assert sorted(binding.stopped) == ["receiving", "sending"]
+
+
+async def test_the_answer_carries_our_codecs_with_their_parameters() -> None:
+    async with bound_pair() as (_, _, callee):
+        sdp = callee.localDescription.sdp
+        assert "a=fmtp:96 useinbandfec=1;usedtx=1" in sdp
+        assert "PCMU" not in sdp
+
+
+async def test_what_the_binding_sends_is_received_and_reported_with_its_own_counters() -> None:
+    async with bound_pair() as (binding, caller, callee):
+        async with asyncio.timeout(10):
+            await binding.received.wait()
+            sequence = 0
+            while not binding.reported.is_set():
+                assert binding.sender is not None
+                protected = binding.sender.protect(binding.packet(sequence := sequence + 1))
+                assert protected is not None
+                await callee.getSenders()[0].transport.transport._send(bytes(protected))
+                await asyncio.sleep(0.02)
+        assert binding.reports[0][0] == 0.0
+        sent = {s.type: s for s in (await callee.getSenders()[0].getStats()).values()}["outbound-rtp"]
+        assert (sent.packetsSent, sent.bytesSent) == (binding.packets_sent, binding.octets_sent)
+        inbound = {s.type: s for s in (await callee.getReceivers()[0].getStats()).values()}["inbound-rtp"]
+        assert inbound.packetsReceived == len(binding.packets)
+
+
+async def test_a_forged_replayed_or_excess_source_packet_is_refused_and_counted() -> None:
+    async with bound_pair() as (binding, _, _):
+        # A receiving session with the key of the sending one: what the peer has.
+        assert binding.sender is not None and binding.receiver is not None
+        protected = binding.sender.protect(binding.packet(1))
+        assert protected is not None
+        assert binding.receiver.unprotect(memoryview(bytes(protected))) is None, "another key"
+        assert binding.receiver.unprotect(memoryview(b"")) is None
+        assert binding.receiver.unprotect(memoryview(bytes(4_000))) is None
+        assert binding.receiver.rejected == 3
+
+
+async def test_one_certificate_serves_every_call_of_the_process() -> None:
+    async with bound_pair() as (_, _, callee):
+        digest = process_certificate().getFingerprints()[0].value
+        assert digest in callee.localDescription.sdp
+
+
+def test_another_version_of_aiortc_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_upstream()
+    assert importlib.metadata.version("aiortc") == aiortc_media.AIORTC_VERSION
+    monkeypatch.setattr(aiortc_media.importlib.metadata, "version", lambda name: "1.17.0")
+    with pytest.raises(ConfigError, match=r"pip install aiortc==1\.16\.0"):
+        check_upstream()
