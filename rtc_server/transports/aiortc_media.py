@@ -32,12 +32,24 @@ from rtc_server.errors import ConfigError
 AIORTC_VERSION = "1.16.0"
 
 
-class MediaBinding(Protocol):
-    """What takes a peer's RTP over. `rtp_stream.RtpStream` is one."""
+class ReceiveBinding(Protocol):
+    """What takes a peer's incoming RTP over."""
 
     @property
     def remote_streams(self) -> dict[int, Any]:
         """Reception statistics by SSRC, for receiver reports."""
+
+    def start_receiving(self, session: Session, add_source: Callable[[int], None]) -> None:
+        """DTLS is up: `session` decrypts. `add_source` makes RTCP about an SSRC reach the receiver."""
+
+    def receive_plain(self, packet: bytes) -> None:
+        """An RTP packet that aiortc received and decrypted: all of them, unless the binding has a way of its own."""
+
+    def stop_receiving(self) -> None: ...
+
+
+class SendBinding(Protocol):
+    """What takes a peer's outgoing RTP over."""
 
     packets_sent: int
     octets_sent: int
@@ -46,35 +58,32 @@ class MediaBinding(Protocol):
     latest_sent_ntp: int
     """When it was sent, as a 64-bit NTP time."""
 
-    def start_receiving(self, session: Session, add_source: Callable[[int], None]) -> None:
-        """DTLS is up: `session` decrypts. `add_source` makes RTCP about an SSRC reach the receiver."""
-
-    def receive_plain(self, packet: bytes) -> None:
-        """An RTP packet that aiortc had decrypted before we took over."""
-
     def start_sending(self, session: Session, ssrc: int, payload_type: int) -> None:
         """DTLS is up: send with `session`, as `ssrc`."""
-
-    def stop_receiving(self) -> None: ...
 
     def stop_sending(self) -> None: ...
 
     def on_receiver_report(self, fraction_lost: float, jitter_ticks: int, round_trip_seconds: float | None) -> None:
         """The peer told how our packets arrive; `fraction_lost` is 0..1 since its previous report."""
 
+    def retransmit(self, sequence: int) -> None:
+        """The peer asked for a packet again (RTCP NACK)."""
 
-_binding: ContextVar[MediaBinding | None] = ContextVar("media_binding", default=None)
+
+_receive: ContextVar[ReceiveBinding | None] = ContextVar("receive_binding", default=None)
+_send: ContextVar[SendBinding | None] = ContextVar("send_binding", default=None)
 _certificate: RTCCertificate | None = None
 
 
 @contextmanager
-def media_of(binding: MediaBinding) -> Iterator[None]:
-    """Transceivers made inside the block carry their RTP through `binding`."""
-    token = _binding.set(binding)
+def media_of(receive: ReceiveBinding | None, send: SendBinding | None) -> Iterator[None]:
+    """Audio transceivers made inside the block carry their RTP through these; None leaves a direction to aiortc."""
+    tokens = _receive.set(receive), _send.set(send)
     try:
         yield
     finally:
-        _binding.reset(token)
+        _receive.reset(tokens[0])
+        _send.reset(tokens[1])
 
 
 class MediaReceiver(RTCRtpReceiver):
@@ -82,7 +91,7 @@ class MediaReceiver(RTCRtpReceiver):
 
     def __init__(self, kind: str, transport: Any) -> None:
         super().__init__(kind, transport)
-        self._binding = _binding.get() if kind == "audio" else None
+        self._binding = _receive.get() if kind == "audio" else None
 
     # Data descriptors win over the instance's attribute of the same name, so receiver reports are always current.
     @property
@@ -108,7 +117,6 @@ class MediaReceiver(RTCRtpReceiver):
         return None
 
     async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
-        # Only packets that aiortc queued before the binding took over come this way.
         if self._binding is None:
             await super()._handle_rtp_packet(packet, arrival_time_ms)
         else:
@@ -124,9 +132,9 @@ class MediaSender(RTCRtpSender):
     """Leaves RTP to the binding and keeps RTCP; without a binding it is aiortc's own."""
 
     def __init__(self, track_or_kind: Any, transport: Any) -> None:
-        self._binding = None  # the base class sets counters that the properties below would ask it for
+        self._binding: SendBinding | None = None  # asked for by the properties below, which the base class sets
         super().__init__(track_or_kind, transport)
-        self._binding = _binding.get() if self.kind == "audio" else None
+        self._binding = _send.get() if self.kind == "audio" else None
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         if self._binding is None:
@@ -143,6 +151,12 @@ class MediaSender(RTCRtpSender):
             self._binding.stop_sending()
             own["_RTCRtpSender__rtp_exited"].set()
         return None
+
+    async def _retransmit(self, sequence_number: int) -> None:
+        if self._binding is None:
+            await super()._retransmit(sequence_number)
+        else:
+            self._binding.retransmit(sequence_number)
 
     async def _handle_rtcp_packet(self, packet: Any) -> None:
         await super()._handle_rtcp_packet(packet)

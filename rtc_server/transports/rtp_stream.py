@@ -26,6 +26,7 @@ from .srtp import BUFFER, MAX_PACKET_BYTES, RTP_HEADER_BYTES, SrtpReceiver, Srtp
 
 SETTLE_FRAMES = 5  # silence encoded for real after sound: the encoder's and the decoder's memories run out together
 DTX_FRAMES = 20  # one packet per 400 ms while silent, as libopus does (RFC 7587 section 3.1.3)
+KEPT_PACKETS = 32  # 640 ms: older audio has been played or concealed by any peer
 SOON_SECONDS = 0.02  # a deadline nearer than the next tick gets a timer of its own
 MAX_PAYLOAD_BYTES = MAX_PACKET_BYTES - RTP_HEADER_BYTES - 32  # 32: authentication tag and MKI
 
@@ -51,7 +52,7 @@ class StreamSink(Protocol):
 
 
 class RtpStream:
-    """A `MediaBinding` and a paced member. Made before the answer, `attach`ed to the call, ended by `close`."""
+    """A binding of both directions, and a paced member. Made before the answer, `attach`ed to the call, ended by `close`."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class RtpStream:
         make_decoder: Callable[[PayloadFormat], AudioDecoder],
         encoder: AudioEncoder,
         use_dtx: bool,
+        answer_nacks: bool,
         on_error: Callable[[Exception], None],
     ) -> None:
         self._path = path
@@ -92,6 +94,8 @@ class RtpStream:
         self._silent_frames = SETTLE_FRAMES  # the first packet is silence already
         self._is_after_gap = True
         self._is_closed = False
+        # (sequence number, protected packet); only kept for a peer that may ask for it again
+        self._sent: list[tuple[int, bytes]] | None = [(-1, b"")] * KEPT_PACKETS if answer_nacks else None
         self.packets_sent = 0
         self.octets_sent = 0
         self.latest_rtp_timestamp = 0
@@ -133,7 +137,7 @@ class RtpStream:
             decoder.close()
         self._encoder.close()
 
-    # --- MediaBinding
+    # --- ReceiveBinding and SendBinding
 
     @property
     def remote_streams(self) -> dict[int, Any]:
@@ -168,6 +172,13 @@ class RtpStream:
         self.remote_jitter_ms = jitter_ticks * 1_000 / self._encoder.rtp_clock_rate
         self.round_trip_seconds = round_trip_seconds
         self._encoder.report_loss(fraction_lost)
+
+    def retransmit(self, sequence: int) -> None:
+        """The peer misses a packet (RFC 4585 section 6.2.1): send it again if it is recent, byte for byte."""
+        if self._sent is not None:
+            kept, packet = self._sent[sequence % KEPT_PACKETS]
+            if kept == sequence:
+                self._path.send(packet)
 
     # --- receiving
 
@@ -267,11 +278,13 @@ class RtpStream:
             self._is_after_gap = False
         _HEADER.pack_into(BUFFER, 0, 0x80, marker_and_type, self._sequence, self._timestamp, self._ssrc)
         BUFFER[RTP_HEADER_BYTES:length] = payload
-        self._sequence = (self._sequence + 1) & 0xFFFF
         protected = srtp.protect(length)
         if protected is None:
             return
         self._path.send(protected)
+        if self._sent is not None:
+            self._sent[self._sequence % KEPT_PACKETS] = (self._sequence, bytes(protected))
+        self._sequence = (self._sequence + 1) & 0xFFFF
         self.packets_sent += 1
         self.octets_sent += len(payload)
         self.latest_rtp_timestamp = self._timestamp

@@ -13,7 +13,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import StreamStatistics
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRtpfbPacket, RtpPacket
 from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
@@ -42,6 +42,8 @@ class RecordingBinding:
         self.packets: list[RtpPacket] = []
         self.reports: list[tuple[float, int, float | None]] = []
         self.stopped: list[str] = []
+        self.asked_again: list[int] = []
+        self.asked = asyncio.Event()
         self.received = asyncio.Event()
         self.reported = asyncio.Event()
         self.sending = asyncio.Event()
@@ -78,6 +80,10 @@ class RecordingBinding:
     def stop_sending(self) -> None:
         self.stopped.append("sending")
 
+    def retransmit(self, sequence: int) -> None:
+        self.asked_again.append(sequence)
+        self.asked.set()
+
     def on_receiver_report(self, fraction_lost: float, jitter_ticks: int, round_trip_seconds: float | None) -> None:
         self.reports.append((fraction_lost, jitter_ticks, round_trip_seconds))
         self.reported.set()
@@ -108,7 +114,7 @@ async def bound_pair() -> AsyncIterator[tuple[RecordingBinding, RTCPeerConnectio
         with host_addresses(["127.0.0.1"]):
             await caller.setLocalDescription(await caller.createOffer())
             offer = caller.localDescription
-            with media_of(binding):
+            with media_of(binding, binding):
                 await callee.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
             for transceiver in callee.getTransceivers():
                 set_codecs(transceiver, [OPUS])
@@ -156,6 +162,16 @@ async def test_what_the_binding_sends_is_received_and_reported_with_its_own_coun
         assert (sent.packetsSent, sent.bytesSent) == (binding.packets_sent, binding.octets_sent)
         inbound = {s.type: s for s in (await callee.getReceivers()[0].getStats()).values()}["inbound-rtp"]
         assert inbound.packetsReceived == len(binding.packets)
+
+
+async def test_a_packet_that_the_peer_asks_for_again_is_asked_of_the_binding() -> None:
+    async with bound_pair() as (binding, caller, _):
+        nack = RtcpRtpfbPacket(fmt=RTCP_RTPFB_NACK, ssrc=1, media_ssrc=binding.ssrc)
+        nack.lost = [7, 9]
+        await caller.getSenders()[0].transport._send_rtp(bytes(nack))
+        async with asyncio.timeout(10):
+            await binding.asked.wait()
+        assert binding.asked_again == [7, 9]
 
 
 async def test_a_forged_replayed_or_excess_source_packet_is_refused_and_counted() -> None:
