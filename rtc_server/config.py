@@ -83,6 +83,12 @@ class ServerSection(Section):
     """Folder of the TLS certificate; a local one is made there when it holds none."""
     max_calls: int = Field(10, ge=1, le=10_000)
     """Calls at once; the next caller gets 503 and is told when to try again."""
+    media_workers: int = Field(1, ge=0, le=256)
+    """Processes that carry the calls, each with its own event loop and sockets; 0 = in the signaling process."""
+    media_cpu_affinity: tuple[CpuNumber, ...] = ()
+    """CPUs of the media workers, one each in turn; [] = wherever the system puts them."""
+    echo_test: bool = False
+    """Answer POST /v1/echo with a call that plays the caller's own audio back: to test a line, or the server's load."""
     max_call_seconds: int = Field(3600, ge=1, le=86_400)
     """Length after which a call is ended."""
     setup_timeout_seconds: float = Field(15.0, ge=1.0, le=120.0)
@@ -209,6 +215,35 @@ class WebRtcSection(Section):
     """ICE host candidates; [] means this machine's addresses, plus loopback for callers on this machine."""
     ice_servers: tuple[IceUrl, ...] = ()
     """STUN and TURN servers, as URLs, for a server behind NAT."""
+    external_addresses: tuple[IpAddress, ...] = ()
+    """Offered in place of local addresses: the public side of a 1:1 NAT (a cloud machine, a forwarded port)."""
+    udp_port: Port = 0
+    """The one UDP port of all calls, so that a firewall or container opens just this; 0 = any. Media worker number i
+    uses this plus i."""
+    udp_port_range: tuple[Port, ...] = ()
+    """First and last of a range out of which each call gets a port of its own; [] = one shared port."""
+    ice_lite: bool = False
+    """Answer connectivity checks and send none: for a server that every caller can reach directly."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> WebRtcSection:
+        ports = self.udp_port_range
+        if ports and (len(ports) != 2 or not 1 <= ports[0] <= ports[1]):
+            raise ValueError("webrtc.udp_port_range must be [] or [first, last], with first not above last")
+        return self
+
+
+class AudioSection(Section):
+    """How the server's voice is coded."""
+
+    sample_rate: Literal[8000, 12000, 16000, 24000, 48000] = 24_000
+    """Of the voice that is sent, in Hz; 24000 keeps all that the synthesisers give."""
+    opus_mode: Literal["auto", "celt", "silk"] = "auto"
+    """CELT is quick and clear; SILK repeats itself against loss and lives below 32 kb/s. "auto" follows the path."""
+    opus_bitrate: int = Field(48_000, ge=6_000, le=128_000)
+    """Of CELT, in bits per second; SILK uses at most 24000 of it."""
+    dtx: bool = True
+    """Ask callers to send almost nothing while they are silent."""
 
 
 class LoggingSection(Section):
@@ -232,6 +267,7 @@ class Settings(BaseModel):
     session: SessionSection = SessionSection()
     turns: TurnsSection = TurnsSection()
     webrtc: WebRtcSection = WebRtcSection()
+    audio: AudioSection = AudioSection()
     logging: LoggingSection = LoggingSection()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

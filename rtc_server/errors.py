@@ -118,6 +118,20 @@ class CallNotFoundError(ApiError):
     code = "call_id_not_found"
 
 
+class NotEnabledError(ApiError):
+    """The operator has not turned this on; the message names the setting."""
+
+    status = 404
+    code = "not_enabled"
+
+
+class CallEndedError(ApiError):
+    """The call was lost with the process that carried it."""
+
+    status = 410
+    code = "media_worker_lost"
+
+
 class SdpTooLargeError(ApiError):
     """The request body is larger than any real offer."""
 
@@ -157,3 +171,12 @@ class NotReadyError(UnavailableError):
     """The models are not warm yet, or the server is shutting down."""
 
     code = "not_ready"
+
+
+class NetworkError(UnavailableError):
+    """There is no UDP port left, or no local address, for a call's media."""
+
+    code = "no_media_port"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=10)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from rtc_server.calls.registry import CallRegistry
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
+from rtc_server.media.router import MediaRouter
 
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
     settings: Settings
     engine: EngineClient
-    registry: CallRegistry
+    router: MediaRouter
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

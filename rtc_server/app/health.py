@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-
-import psutil
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from rtc_server import metrics
+from rtc_server.media.merge import Merged, merge
 
 from .context import CONTEXT
 
@@ -26,10 +23,12 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 when the models are warm and a line is free, else 503 with the reason."""
     context = request.app[CONTEXT]
-    num_calls, max_calls = len(context.registry), context.settings.server.max_calls
+    num_calls, max_calls = context.router.num_calls, context.settings.server.max_calls
     reason = None
     if not context.engine.is_ready:
         reason = "engine_not_ready"
+    elif not context.router.is_ready:
+        reason = "media_not_ready"
     elif num_calls >= max_calls:
         reason = "server_full"
     body = {
@@ -51,7 +50,7 @@ async def info(request: web.Request) -> web.Response:
     body: dict[str, object] = {
         "backend": settings.engine.backend,
         "ready": context.engine.is_ready,
-        "calls": len(context.registry),
+        "calls": context.router.num_calls,
         "max_calls": settings.server.max_calls,
         "https_port": settings.server.https_port if settings.server.tls else None,
         "model": None,
@@ -77,7 +76,10 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/metrics")
 async def prometheus(request: web.Request) -> web.Response:
     """Prometheus text format."""
-    metrics.ASYNCIO_TASKS.set(len(asyncio.all_tasks()))
-    metrics.THREADS.set(threading.active_count())
-    metrics.RSS_BYTES.set(psutil.Process().memory_info().rss)
-    return web.Response(body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    pages = [("signaling", metrics.page())]
+    pages += [(f"media-{index}", page) for index, page in enumerate(await request.app[CONTEXT].router.metrics())]
+    if len(pages) == 1:
+        return web.Response(body=pages[0][1], headers={"Content-Type": CONTENT_TYPE_LATEST})
+    registry = CollectorRegistry()
+    registry.register(Merged(merge(pages)))
+    return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

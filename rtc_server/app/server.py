@@ -7,24 +7,26 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
-from model.weights import model_path
 from rtc_server import certs, logs
-from rtc_server.calls.registry import CallRegistry
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
-from rtc_server.inference.client import EngineClient, EngineSettings
+from rtc_server.inference.client import EngineClient
 from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
-from rtc_server.paths import models_dir, web_dir
-from rtc_server.transports.aiortc_seams import machine_addresses
-from rtc_server.turns.vad import VoiceDetector
-from rtc_server.turns.vad_factory import create_detector
+from rtc_server.media.local import LocalNode
+from rtc_server.media.node import MediaNode
+from rtc_server.media.parts import engine_settings, vad_factory
+from rtc_server.media.process import ProcessNode
+from rtc_server.media.router import MediaRouter
+from rtc_server.network.addresses import machine_addresses
+from rtc_server.paths import web_dir
 
 from . import calls, health
 from .context import CONTEXT, AppContext
@@ -33,7 +35,6 @@ from .middleware import add_security_headers, errors_as_json
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024  # the largest body is an SDP offer inside JSON, 16 KB before escaping
-CODEC_THREADS = 4  # aiortc encodes in the loop's default executor; nothing else is parked there
 SWITCH_INTERVAL_SECONDS = 0.0005  # a compute thread holds the GIL 5 ms by default: five playout ticks of ten calls
 
 
@@ -54,25 +55,47 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, stop.set)
-    loop.set_default_executor(ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec"))
-    engine = create_engine_client(settings)
+    # The engine's socket: only this user can reach it.
+    folder = tempfile.TemporaryDirectory(prefix="rtc-server-")
+    engine_path = str(Path(folder.name) / "engine.sock")
+    engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
     try:
         async with asyncio.TaskGroup() as tasks:
-            registry = CallRegistry(settings, engine, vad_factory(settings), tasks)
-            runner = web.AppRunner(create_app(AppContext(settings, engine, registry)), access_log=None)
+            router = MediaRouter(_create_nodes(settings, engine, engine_path, tasks), settings.server.max_calls)
+            runner = web.AppRunner(create_app(AppContext(settings, engine, router)), access_log=None)
             try:
                 await _open_sites(runner, settings)
-                await _start_or_stop(engine, stop)
-                if engine.is_ready:
+                for node in router.nodes:
+                    if isinstance(node, ProcessNode):
+                        node.start()
+                await _unless_stopped(_warm_up(engine, router), stop)
+                if engine.is_ready and router.is_ready:
                     on_ready(ready_line(settings, engine, runner))
                     await stop.wait()
             finally:
-                await registry.close(settings.server.shutdown_timeout_seconds)
+                await router.close(settings.server.shutdown_timeout_seconds)
                 await engine.close()
                 await runner.cleanup()
     finally:
+        folder.cleanup()
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def _create_nodes(
+    settings: Settings, engine: EngineClient, engine_path: str, tasks: asyncio.TaskGroup
+) -> list[MediaNode]:
+    num_workers = settings.server.media_workers
+    make_vad = vad_factory(settings)  # raises here, before anything is started, when the model file is missing
+    if not num_workers:
+        return [LocalNode(settings, engine, make_vad, tasks)]
+    return [ProcessNode(settings, index, engine_path) for index in range(num_workers)]
+
+
+async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:
+    """Until the models are warm and every media worker is connected to them."""
+    await engine.start()
+    await asyncio.gather(*(node.wait_ready() for node in router.nodes if isinstance(node, ProcessNode)))
 
 
 def create_app(context: AppContext) -> web.Application:
@@ -87,31 +110,10 @@ def create_app(context: AppContext) -> web.Application:
     return app
 
 
-def create_engine_client(settings: Settings) -> EngineClient:
+def create_engine_client(settings: Settings, listen_path: str | None = None) -> EngineClient:
     """The client for the configured backend, not started yet."""
-    engine = settings.engine
-    options: dict[str, object] = {}
-    if engine.backend == "cascade":
-        options = {**settings.cascade.model_dump(), "models_dir": str(models_dir(settings))}
-    isolation = ProcessEngineClient if engine.isolation == "process" else ThreadEngineClient
-    return isolation(
-        EngineSettings(
-            backend=engine.backend,
-            options=options,
-            nice=engine.nice,
-            cpu_affinity=tuple(engine.cpu_affinity),
-            max_pending=engine.max_pending,
-            restart_backoff_seconds=engine.restart_backoff_seconds,
-            restart_backoff_max_seconds=engine.restart_backoff_max_seconds,
-        )
-    )
-
-
-def vad_factory(settings: Settings) -> Callable[[], VoiceDetector]:
-    """Makes one voice detector per call. Raises ModelsMissingError when Silero's weights are absent."""
-    turns = settings.turns
-    silero = None if turns.vad == "webrtcvad" else model_path(models_dir(settings), "silero_vad.onnx")
-    return lambda: create_detector(turns.vad, turns.webrtcvad_mode, silero)
+    isolation = ProcessEngineClient if settings.engine.isolation == "process" else ThreadEngineClient
+    return isolation(engine_settings(settings, listen_path))
 
 
 def ready_line(settings: Settings, engine: EngineClient, runner: web.AppRunner) -> str:
@@ -132,18 +134,18 @@ async def _index(request: web.Request) -> web.FileResponse:
     return web.FileResponse(web_dir() / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-async def _start_or_stop(engine: EngineClient, stop: asyncio.Event) -> None:
-    """Wait for the engine to be warm, or for the signal to stop before it is."""
-    starting = asyncio.create_task(engine.start(), name="engine-start")
+async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Wait for `work`, or for the signal to stop before it is done. Raises what `work` raises."""
+    working = asyncio.create_task(work, name="warm-up")
     stopping = asyncio.create_task(stop.wait(), name="stop-wait")
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            await starting  # raises what went wrong
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
     finally:
-        for task in (starting, stopping):
+        for task in (working, stopping):
             task.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _open_sites(runner: web.AppRunner, settings: Settings) -> None:

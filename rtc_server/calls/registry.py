@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from rtc_server import metrics
 from rtc_server.config import Settings
@@ -17,8 +18,12 @@ from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.vad import VoiceDetector
 
 from .call import Call, new_id
+from .echo import EchoCall
 
 log = logging.getLogger(__name__)
+
+CallKind: TypeAlias = Literal["conversation", "echo"]
+AnyCall: TypeAlias = Call | EchoCall
 
 RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
 
@@ -32,12 +37,14 @@ class CallRegistry:
         engine: EngineClient,
         make_vad: Callable[[], VoiceDetector],
         tasks: asyncio.TaskGroup,
+        on_end: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._make_vad = make_vad
         self._tasks = tasks
-        self._calls: dict[str, Call] = {}
+        self._on_end = on_end
+        self._calls: dict[str, AnyCall] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._num_reserved = 0
         self._is_closing = False
@@ -47,7 +54,7 @@ class CallRegistry:
     def __len__(self) -> int:
         return len(self._calls) + self._num_reserved
 
-    def get(self, call_id: str) -> Call:
+    def get(self, call_id: str) -> AnyCall:
         """Raises CallNotFoundError."""
         try:
             return self._calls[call_id]
@@ -57,19 +64,21 @@ class CallRegistry:
     def reserve(self) -> Slot:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
         if self._is_closing or not self._engine.is_ready:
-            metrics.CALLS_REFUSED.labels("not_ready").inc()
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
         if len(self) >= self._settings.server.max_calls:
-            metrics.CALLS_REFUSED.labels("server_full").inc()
             message = f"All {self._settings.server.max_calls} lines are busy."
             raise ServerFullError(message, retry_after=RETRY_AFTER_SECONDS)
         self._num_reserved += 1
         self._count()
         return Slot(self)
 
-    def start(self, transport: MediaTransport) -> Call:
+    def start(self, transport: MediaTransport, kind: CallKind) -> AnyCall:
         """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
-        call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad())
+        call: AnyCall
+        if kind == "echo":
+            call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad())
+        else:
+            call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad())
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
         metrics.CALLS_STARTED.inc()
@@ -92,7 +101,7 @@ class CallRegistry:
             for task in self._running.values():
                 task.cancel()
 
-    async def _run(self, call: Call) -> None:
+    async def _run(self, call: AnyCall) -> None:
         reason = "internal_error"
         try:
             log.info("call started", extra={"call_id": call.call_id})
@@ -103,6 +112,8 @@ class CallRegistry:
             del self._calls[call.call_id], self._running[call.call_id]
             self._count()
             metrics.CALLS_ENDED.labels(reason).inc()
+            if self._on_end is not None:
+                self._on_end(call.call_id)
             log.info("call ended", extra={"call_id": call.call_id, "reason": reason})
 
     def _count(self) -> None:
@@ -119,10 +130,10 @@ class Slot:
     def __init__(self, registry: CallRegistry) -> None:
         self._registry: CallRegistry | None = registry
 
-    def start(self, transport: MediaTransport) -> Call:
+    def start(self, transport: MediaTransport, kind: CallKind = "conversation") -> AnyCall:
         """Turn the reservation into a call."""
         assert self._registry is not None, "the slot was used already"
-        call = self._registry.start(transport)
+        call = self._registry.start(transport, kind)
         self.release()
         return call
 

@@ -25,7 +25,7 @@ from aiortc import (
 )
 from yarl import URL
 
-from rtc_server.transports.aiortc_seams import host_addresses
+from rtc_server.network.addresses import host_addresses
 
 from .errors import CallError
 

@@ -56,6 +56,8 @@ class EngineSettings:
     """Responses alive at once, queued and running; one more is refused with `engine_busy`."""
     restart_backoff_seconds: float = 0.5
     restart_backoff_max_seconds: float = 30.0
+    listen_path: str | None = None
+    """Where the engine listens for other processes (a Unix-domain socket in a private folder); None = nowhere."""
 
 
 class EngineClient(ABC):
@@ -71,6 +73,8 @@ class EngineClient(ABC):
         self._info: EngineInfo | None = None
         self._is_ready = False
         self._closing = asyncio.Event()
+        self.on_ready_changed: Callable[[bool], None] | None = None
+        """Called when `is_ready` changes."""
         self.restarts = 0
         """How often the engine was lost and started again."""
         self.load_seconds = 0.0
@@ -145,6 +149,25 @@ class EngineClient(ABC):
 
     # --- where the host runs
 
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Start a host and tell it what to be. Raises ConnectionResetError when the client is closed meanwhile."""
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        self._writer = writer
+        await self._start_host(theirs)
+        settings = self._settings
+        self._send(
+            Configure(
+                settings.backend,
+                dict(settings.options),
+                settings.nice,
+                settings.cpu_affinity,
+                settings.max_pending,
+                settings.listen_path,
+            )
+        )
+        return reader, writer
+
     @abstractmethod
     async def _start_host(self, sock: socket.socket) -> None:
         """Run an `EngineHost` on `sock` (its end of the pair, which the host or this method closes)."""
@@ -185,12 +208,11 @@ class EngineClient(ABC):
     async def _run_host_once(self) -> float:
         """Start a host, serve until it is gone. Returns for how many seconds it was ready."""
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
         try:
-            reader, self._writer = await asyncio.open_connection(sock=ours)
-            await self._start_host(theirs)
-            settings = self._settings
-            self._send(Configure(settings.backend, dict(settings.options), settings.nice, settings.cpu_affinity))
+            try:
+                reader, self._writer = await self._open()
+            except ConnectionResetError:
+                return 0.0
             ready_at = None
             frames = FrameReader()
             try:
@@ -209,7 +231,7 @@ class EngineClient(ABC):
                 raise EngineError("engine_load_failed", "The engine process ended before it was ready.")
             return 0.0 if ready_at is None else loop.time() - ready_at
         finally:
-            self._is_ready = False
+            self._set_ready(False)
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
@@ -224,6 +246,12 @@ class EngineClient(ABC):
             await self._kill_host()
         await waiting
 
+    def _set_ready(self, is_ready: bool) -> None:
+        if is_ready != self._is_ready:
+            self._is_ready = is_ready
+            if self.on_ready_changed is not None:
+                self.on_ready_changed(is_ready)
+
     def _handle(self, message: object) -> None:
         match message:
             case EngineEvents(events):
@@ -231,7 +259,7 @@ class EngineClient(ABC):
                     self._deliver(event)
             case EngineReady(info, load_seconds):
                 self._info = info
-                self._is_ready = True
+                self._set_ready(True)
                 self.load_seconds = load_seconds
                 log.info("engine ready", extra={"model": info.name, "load_seconds": round(load_seconds, 2)})
                 waiting, self._waiting = self._waiting, {}

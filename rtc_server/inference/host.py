@@ -7,10 +7,12 @@ engine's methods, so a model author never thinks about concurrency.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from model.interface import EngineEvent, EngineFault, ResponseDone, SpeechEngine
 from model.registry import ModelsMissingError, create_engine
@@ -31,22 +33,37 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
+MAX_UNSENT_BYTES = 16 * 1024 * 1024  # minutes of audio for one worker: it hangs
 READ_BYTES = 1 << 18  # one read takes a whole 8 s turn at 16 kHz
 
 
+class _Client:
+    """One process that asks for responses. The first is the supervisor, whose end is also the end of the host."""
+
+    def __init__(self, sock: socket.socket, *, is_supervisor: bool) -> None:
+        self.sock = sock
+        self.is_supervisor = is_supervisor
+        self.reader = FrameReader()
+        self.backlog: list[object] = []
+        self.unsent = bytearray()
+        self.is_lost = False
+
+
 class EngineHost:
-    """Owns the engine and the host's end of the socket pair until `serve` returns."""
+    """Owns the engine and the host's ends of all connections until `serve` returns."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._reader = FrameReader()
+        self._supervisor = _Client(sock, is_supervisor=True)
+        self._clients = [self._supervisor]
+        self._owners: dict[str, _Client] = {}  # who gets the events of a response
+        self._max_pending = 0
+        self._listener: socket.socket | None = None
         self._wake_receive, self._wake_send = socket.socketpair()
         self._wake_send.setblocking(False)
         self._wake_receive.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._sock, selectors.EVENT_READ)
+        self._selector.register(sock, selectors.EVENT_READ, self._supervisor)
         self._selector.register(self._wake_receive, selectors.EVENT_READ)
-        self._backlog: list[object] = []
 
     def serve(self, prepare: Callable[[Configure], None] | None = None) -> None:
         """Wait for `Configure`, build and warm the engine, then serve until `Shutdown` or a closed socket.
@@ -61,6 +78,9 @@ class EngineHost:
                 prepare(configure)
             engine = self._build(configure)
             if engine is not None:
+                self._max_pending = configure.max_pending
+                if configure.listen_path is not None:
+                    self._listen(configure.listen_path)
                 self._run(engine)
         except (BrokenPipeError, ConnectionResetError):
             log.info("engine host lost its server")
@@ -68,16 +88,26 @@ class EngineHost:
             if engine is not None:
                 engine.close()
             self._selector.close()
-            self._wake_send.close()
-            self._wake_receive.close()
-            self._sock.close()
+            for sock in (self._wake_send, self._wake_receive, *(client.sock for client in self._clients)):
+                sock.close()
+            if self._listener is not None:
+                self._listener.close()
 
     def _wait_for_configure(self) -> Configure | None:
-        while not self._backlog:
-            if not self._receive(None):
+        while not self._supervisor.backlog:
+            if not self._receive(None, None):
                 return None
-        first = self._backlog.pop(0)
+        first = self._supervisor.backlog.pop(0)
         return first if isinstance(first, Configure) else None
+
+    def _listen(self, path: str) -> None:
+        self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # of a host that was killed
+        listener.bind(path)
+        listener.listen()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
 
     def _build(self, configure: Configure) -> SpeechEngine | None:
         started = time.monotonic()
@@ -85,54 +115,120 @@ class EngineHost:
             engine = create_engine(configure.backend, configure.options, self._wake)
             engine.warm_up()
         except ModelsMissingError as error:
-            self._send(EngineUnavailable("models_missing", str(error)))
+            self._send(self._supervisor, EngineUnavailable("models_missing", str(error)))
             return None
         except Exception as error:  # whatever a backend raises while loading must reach the operator as a sentence
             log.exception("engine could not be loaded")
-            self._send(EngineUnavailable("engine_load_failed", f"{type(error).__name__}: {error}"))
+            self._send(self._supervisor, EngineUnavailable("engine_load_failed", f"{type(error).__name__}: {error}"))
             return None
-        self._send(EngineReady(engine.info, time.monotonic() - started))
+        self._ready = EngineReady(engine.info, time.monotonic() - started)
+        self._send(self._supervisor, self._ready)
         return engine
 
     def _run(self, engine: SpeechEngine) -> None:
         while True:
-            if not self._receive(0.0 if engine.has_work else None):
+            if not self._receive(0.0 if engine.has_work else None, engine):
                 return
-            failures: list[EngineEvent] = []
-            backlog, self._backlog = self._backlog, []
-            for command in backlog:
-                if isinstance(command, Shutdown):
-                    return
-                failures += self._apply(engine, command)
-            events = engine.step(time.monotonic())
-            if failures or events:
-                self._send(EngineEvents((*failures, *events)))
+            for client in list(self._clients):
+                backlog, client.backlog = client.backlog, []
+                for command in backlog:
+                    if isinstance(command, Shutdown):
+                        if client.is_supervisor:
+                            return
+                        continue  # a worker that leaves closes its socket as well
+                    self._apply(engine, client, command)
+            self._deliver(engine.step(time.monotonic()))
 
-    def _apply(self, engine: SpeechEngine, command: object) -> list[EngineEvent]:
+    def _deliver(self, events: Sequence[EngineEvent]) -> None:
+        """Every event to the client that asked, in order, one frame per client."""
+        by_client: dict[_Client, list[EngineEvent]] = {}
+        for event in events:
+            owner = self._owners.get(event.response_id)
+            if owner is not None:  # otherwise its client is gone
+                by_client.setdefault(owner, []).append(event)
+            if isinstance(event, ResponseDone):
+                self._owners.pop(event.response_id, None)
+        for client, its_events in by_client.items():
+            self._send(client, EngineEvents(tuple(its_events)))
+
+    def _apply(self, engine: SpeechEngine, client: _Client, command: object) -> None:
         match command:
             case Submit(request):
-                try:
-                    engine.submit(request)
-                except ValueError as error:
-                    fault = EngineFault("invalid_request", str(error))
-                    return [ResponseDone(request.response_id, "failed", time.monotonic(), fault)]
+                fault = None
+                if len(self._owners) >= self._max_pending:
+                    fault = EngineFault("engine_busy", "The engine has no room for another response.")
+                elif request.response_id in self._owners:
+                    fault = EngineFault("invalid_request", "The response id is in use.")
+                else:
+                    try:
+                        engine.submit(request)
+                    except ValueError as error:
+                        fault = EngineFault("invalid_request", str(error))
+                    else:
+                        self._owners[request.response_id] = client
+                if fault is not None:
+                    done = ResponseDone(request.response_id, "failed", time.monotonic(), fault)
+                    self._send(client, EngineEvents((done,)))
             case Cancel(response_id):
-                engine.cancel(response_id)
+                if self._owners.get(response_id) is client:
+                    del self._owners[response_id]
+                    engine.cancel(response_id)
             case Grant(response_id, audio_ms):
-                engine.grant(response_id, audio_ms)
-        return []
+                if self._owners.get(response_id) is client:
+                    engine.grant(response_id, audio_ms)
 
-    def _receive(self, timeout: float | None) -> bool:
-        """Wait for input or a wake-up; False when the server's end is closed."""
-        for key, _ in self._selector.select(timeout):
+    def _receive(self, timeout: float | None, engine: SpeechEngine | None) -> bool:
+        """Wait for input or a wake-up; False when the supervisor's end is closed."""
+        for key, ready in self._selector.select(timeout):
             if key.fileobj is self._wake_receive:
                 self._wake_receive.recv(4096)
-                continue
-            data = self._sock.recv(READ_BYTES)
-            if not data:
-                return False
-            self._backlog += self._reader.feed(data)
+            elif key.fileobj is self._listener:
+                self._accept()
+            else:
+                client: _Client = key.data
+                if ready & selectors.EVENT_WRITE:
+                    self._flush(client)
+                if ready & selectors.EVENT_READ and not self._read(client):
+                    if client.is_supervisor:
+                        return False
+                    client.is_lost = True
+        for client in [client for client in self._clients if client.is_lost]:
+            self._forget(client, engine)
         return True
+
+    def _read(self, client: _Client) -> bool:
+        try:
+            data = client.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            if client.is_supervisor:
+                raise
+            return False
+        client.backlog += client.reader.feed(data)
+        return bool(data)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # it left again
+            return
+        sock.setblocking(False)
+        client = _Client(sock, is_supervisor=False)
+        self._clients.append(client)
+        self._selector.register(sock, selectors.EVENT_READ, client)
+        self._send(client, self._ready)
+
+    def _forget(self, client: _Client, engine: SpeechEngine | None) -> None:
+        """A worker is gone: nobody waits for its responses."""
+        self._clients.remove(client)
+        self._selector.unregister(client.sock)
+        client.sock.close()
+        for response_id in [key for key, owner in self._owners.items() if owner is client]:
+            del self._owners[response_id]
+            if engine is not None:
+                engine.cancel(response_id)
 
     def _wake(self) -> None:
         # Called from engine threads. A full pipe already means that the host will wake; a closed one that
@@ -142,6 +238,27 @@ class EngineHost:
         except (BlockingIOError, OSError):
             return
 
-    def _send(self, report: Report) -> None:
-        # Blocking on purpose: when the server does not read, the engine waits instead of piling up audio.
-        self._sock.sendall(encode(report))
+    def _send(self, client: _Client, report: Report) -> None:
+        if client.is_supervisor:
+            # Blocking on purpose: when the server does not read, the engine waits instead of piling up audio.
+            client.sock.sendall(encode(report))
+            return
+        # One worker that does not read must not stop the engine for the others; its own bound is `MAX_UNSENT_BYTES`.
+        client.unsent += encode(report)
+        self._flush(client)
+        if len(client.unsent) > MAX_UNSENT_BYTES:
+            log.error("a media worker does not read its events; its connection is closed")
+            client.is_lost = True
+
+    def _flush(self, client: _Client) -> None:
+        try:
+            while client.unsent:
+                sent = client.sock.send(client.unsent)
+                del client.unsent[:sent]
+        except BlockingIOError:
+            pass  # the selector tells when there is room again
+        except OSError:
+            client.is_lost = True
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
+        self._selector.modify(client.sock, events, client)

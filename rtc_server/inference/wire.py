@@ -27,6 +27,8 @@ class Configure:
     options: Mapping[str, object]
     nice: int = 0
     cpu_affinity: tuple[int, ...] = ()
+    max_pending: int = 32
+    listen_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class EngineEvents:
 Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents
 
 
-def encode(message: Command | Report) -> bytes:
+def encode(message: object) -> bytes:
     """One framed message."""
     body = pickle.dumps(message, protocol=5)
     return HEADER.pack(len(body)) + body

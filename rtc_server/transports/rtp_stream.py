@@ -52,7 +52,8 @@ class StreamSink(Protocol):
 
 
 class RtpStream:
-    """A binding of both directions, and a paced member. Made before the answer, `attach`ed to the call, ended by `close`."""
+    """A binding of both directions, and a paced member. Made before the answer, `attach`ed to the call, ended by
+    `close`."""
 
     def __init__(
         self,

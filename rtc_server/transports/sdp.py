@@ -17,6 +17,7 @@ MAX_SDP_BYTES = 16 * 1024  # Chromium's offer for one audio track and a data cha
 MAX_LINES = 512
 MAX_CANDIDATES = 16  # per offer: a laptop with VPN and containers has about ten
 MIN_UFRAG, MIN_PWD, MAX_ICE_CREDENTIAL = 4, 22, 256  # RFC 8839 section 5.4
+STATIC_CODECS = {"0": "pcmu/8000", "8": "pcma/8000", "9": "g722/8000"}  # RFC 3551 table 4: need no rtpmap
 FINGERPRINT_BYTES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}  # RFC 8122; weaker ones are refused
 
 _ICE_CHARS = re.compile(r"[A-Za-z0-9+/]+\Z")
@@ -35,6 +36,12 @@ class Offer:
     has_data_channel: bool
     num_candidates: int
     """Remote candidates kept; 0 is fine, the peer is then found by its own checks (peer-reflexive)."""
+    audio_lines: tuple[str, ...] = ()
+    """The audio m-section, its m-line first."""
+    ice_ufrag: str = ""
+    ice_pwd: str = ""
+    candidates: tuple[str, ...] = ()
+    """The candidates kept, without "a=candidate:"."""
 
 
 def validate_offer(body: bytes, *, allow_loopback: bool = False) -> Offer:
@@ -63,13 +70,37 @@ def validate_offer(body: bytes, *, allow_loopback: bool = False) -> Offer:
     fingerprints: list[str] = []
     for section in sections:
         fingerprints += _check_transport(session, section)
+    _check_bundle(session, sections)
+    audio = next(section for section in sections if section[0].startswith("m=audio"))
     kept, num_candidates = _drop_candidates(lines, allow_loopback)
     return Offer(
         sdp="\r\n".join(kept) + "\r\n",
         fingerprints=tuple(dict.fromkeys(fingerprints)),
         has_data_channel=any(section[0].startswith("m=application") for section in sections),
         num_candidates=num_candidates,
+        audio_lines=tuple(audio),
+        ice_ufrag=_values(session, audio, "ice-ufrag")[0],
+        ice_pwd=_values(session, audio, "ice-pwd")[0],
+        candidates=tuple(dict.fromkeys(line[12:] for line in kept if line.startswith("a=candidate:"))),
     )
+
+
+def validate_fragment(body: bytes, *, allow_loopback: bool = False) -> tuple[str, ...]:
+    """The usable candidates of an ICE fragment (RFC 8840), without "a=candidate:"; "" at the end when the peer says
+    that there are no more. Raises InvalidSdpError or SdpTooLargeError."""
+    if len(body) > MAX_SDP_BYTES:
+        raise SdpTooLargeError(f"The ICE fragment has {len(body)} bytes; at most {MAX_SDP_BYTES} are accepted.")
+    try:
+        lines = body.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidSdpError("The ICE fragment is not UTF-8 text.") from error
+    for number, line in enumerate(lines, 1):
+        if not _LINE.match(line):
+            raise InvalidSdpError(f"Line {number} of the ICE fragment is not of the form 'x=value'.")
+    kept, _ = _drop_candidates(lines, allow_loopback)
+    candidates = [line[len("a=candidate:") :] for line in kept if line.startswith("a=candidate:")]
+    ends = [""] if "a=end-of-candidates" in lines else []
+    return (*dict.fromkeys(candidates), *ends)
 
 
 def _split(lines: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -102,8 +133,10 @@ def _check_media(sections: list[list[str]]) -> None:
     if not all(p.isdigit() and int(p) < 128 for p in payloads):
         raise InvalidSdpError("The audio m-line names a payload type that is not a number from 0 to 127.")
     maps = (line[len("a=rtpmap:") :].split(" ", 1) for line in audio if line.startswith("a=rtpmap:"))
-    if not any(len(m) == 2 and m[0] in payloads and m[1].lower().startswith("opus/48000") for m in maps):
-        raise InvalidSdpError("The offer has no Opus audio codec (opus/48000/2).")
+    mapped = {m[0]: m[1].lower() for m in maps if len(m) == 2}
+    spoken = ("opus/48000", "g722/8000", "pcmu/8000", "pcma/8000")
+    if not any(mapped.get(p, STATIC_CODECS.get(p, "")).startswith(spoken) for p in payloads):
+        raise InvalidSdpError("The offer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
     if any(line in ("a=inactive", "a=recvonly") for line in audio):
         raise InvalidSdpError("The offer sends no audio: the audio m-line must be sendrecv or sendonly.")
 
@@ -114,13 +147,28 @@ def _check_connection(line: str) -> None:
         raise InvalidSdpError("A c-line of the SDP offer is malformed.")
 
 
+def _values(session: list[str], section: list[str], name: str) -> list[str]:
+    """The values of an attribute in an m-section, else the session's."""
+    prefix = f"a={name}:"
+    own = [line[len(prefix) :].strip() for line in section if line.startswith(prefix)]
+    return own or [line[len(prefix) :].strip() for line in session if line.startswith(prefix)]
+
+
+def _check_bundle(session: list[str], sections: list[list[str]]) -> None:
+    """Audio and events share one transport: two would need two handshakes, and no browser asks for it."""
+    if len(sections) < 2:
+        return
+    groups = [line.split(" ")[1:] for line in session if line.startswith("a=group:BUNDLE")]
+    mids = [line[len("a=mid:") :].strip() for section in sections for line in section if line.startswith("a=mid:")]
+    if len(mids) != len(sections) or len(set(mids)) != len(mids) or not any(set(mids) <= set(g) for g in groups):
+        raise InvalidSdpError("The m-sections of the offer must be bundled: 'a=group:BUNDLE' with every 'a=mid'.")
+
+
 def _check_transport(session: list[str], section: list[str]) -> list[str]:
     """ICE credentials and fingerprints of one m-section, its own or the session's. Returns the fingerprints."""
 
     def values(name: str) -> list[str]:
-        prefix = f"a={name}:"
-        own = [line[len(prefix) :].strip() for line in section if line.startswith(prefix)]
-        return own or [line[len(prefix) :].strip() for line in session if line.startswith(prefix)]
+        return _values(session, section, name)
 
     for name, minimum in (("ice-ufrag", MIN_UFRAG), ("ice-pwd", MIN_PWD)):
         found = values(name)

@@ -1,109 +1,169 @@
-"""One WebRTC peer over aiortc: Opus in and out, the `oai-events` data channel, set-up and loss of the connection.
+"""One WebRTC peer: set-up over aiortc, audio over our own path, the `oai-events` data channel, loss of the connection.
 
-Receive buffer and codecs are aiortc's own; the seams that replace parts of it live in `aiortc_seams`.
+aiortc keeps the description, DTLS, the data channel and RTCP. Datagrams are `network`'s, audio is `rtp_stream`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fractions
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 from aiortc import (
-    MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
-    RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.mediastreams import MediaStreamError
-from av import AudioFrame, AudioResampler
+from aiortc.mediastreams import AudioStreamTrack
+from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecParameters
 
-from model.interface import INPUT_SAMPLE_RATE, Pcm16
-from rtc_server.audio.pcm import FRAME_MS
-from rtc_server.audio.playout import PlayoutPacer
+from model.interface import INPUT_SAMPLE_RATE
+from rtc_server import metrics
+from rtc_server.codecs.base import PayloadFormat
+from rtc_server.codecs.factory import create_decoder, create_encoder
+from rtc_server.codecs.formats import Negotiated, answer_parameters, negotiate
+from rtc_server.codecs.opus import OpusOptions
 from rtc_server.errors import InvalidSdpError
+from rtc_server.network.connection import IceOptions, RestartableIce, ice_of, restarted_answer
+from rtc_server.network.path import MediaPath
+from rtc_server.network.sockets import MediaSockets
 from rtc_server.realtime.events import Event
 
-from .aiortc_seams import ArrivalClock, host_addresses
+from .aiortc_media import media_of, set_codecs, use_process_certificate
 from .base import MediaSink
+from .pacer import Pacer
+from .rtp_stream import RtpStream
 from .sdp import Offer
 
 log = logging.getLogger(__name__)
 
 CHANNEL_LABEL = "oai-events"
-PLAYOUT_SAMPLE_RATE = 48_000  # Opus' own rate: any other costs aiortc's encoder one frame of resampler delay
-FRAME_SAMPLES = PLAYOUT_SAMPLE_RATE * FRAME_MS // 1000
 MAX_UNREAD_BYTES = 256 * 1024  # a client this far behind on events (minutes of captions) is not reading any more
 
 
 @dataclass(frozen=True, slots=True)
+class MediaResources:
+    """What all calls of one process share. Made once per event loop; `close` when the last call is over."""
+
+    sockets: MediaSockets
+    pacer: Pacer
+
+    def close(self) -> None:
+        self.sockets.close()
+
+
+@dataclass(frozen=True, slots=True)
 class WebRtcOptions:
-    """How peers are reached."""
+    """How peers are reached, and how their audio is coded."""
 
     host_addresses: Sequence[str] = ()
-    """Addresses to offer as ICE host candidates; empty = all of this machine."""
+    """Addresses to offer as ICE host candidates."""
+    external_addresses: Sequence[str] = ()
+    """Public addresses of a 1:1 NAT in front of them."""
     ice_servers: Sequence[str] = ()
+    is_lite: bool = False
     setup_timeout_seconds: float = 15.0
+    opus: OpusOptions = field(default_factory=OpusOptions)
+    use_dtx: bool = True
+    """Ask the peer to pause its packets in silence; we pause ours if it asks for that."""
 
 
 class WebRtcTransport:
     """A `MediaTransport`. `answer` once, then `run` until the peer is gone, then `close`."""
 
-    playout_sample_rate = PLAYOUT_SAMPLE_RATE
-
-    def __init__(self, options: WebRtcOptions) -> None:
+    def __init__(self, options: WebRtcOptions, resources: MediaResources) -> None:
         servers = [RTCIceServer(urls=[url]) for url in options.ice_servers]
         # Always pass the list: aiortc's default configuration names a public STUN server.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        use_process_certificate(self._pc)
         self._options = options
+        self._resources = resources
+        self._path = MediaPath()
+        self._stream: RtpStream | None = None
+        self._ice: RestartableIce | None = None
         self._channel: RTCDataChannel | None = None
         self._sink: MediaSink | None = None
-        self._remote: MediaStreamTrack | None = None
-        self._arrivals: ArrivalClock | None = None
-        self._track = _PlayoutTrack(self)
+        self._fingerprints: frozenset[str] = frozenset()
+        self._answer = ""
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[str] = loop.create_future()
         self._is_closed = False
         self._setup_timer = loop.call_later(options.setup_timeout_seconds, self._end, "setup_timeout")
-        self._pc.on("track", self._on_track)
         self._pc.on("datachannel", self._on_channel)
         self._pc.on("connectionstatechange", self._on_state)
 
+    @property
+    def playout_sample_rate(self) -> int:
+        """See `MediaTransport`; what the negotiated codec takes. Raises RuntimeError before `answer`."""
+        return self.stream.playout_sample_rate
+
+    @property
+    def stream(self) -> RtpStream:
+        """The audio, with its statistics. Raises RuntimeError before `answer`."""
+        if self._stream is None:
+            raise RuntimeError("the offer has not been answered yet")
+        return self._stream
+
     async def answer(self, offer: Offer) -> str:
-        """The SDP answer, with all candidates. Raises InvalidSdpError when aiortc cannot work with the offer."""
-        try:
-            await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-        except (ValueError, IndexError, KeyError, AssertionError) as error:  # how aiortc's parser gives up
-            raise InvalidSdpError("The SDP offer could not be understood.") from error
-        opus = [c for c in RTCRtpSender.getCapabilities("audio").codecs if c.mimeType == "audio/opus"]
-        for transceiver in self._pc.getTransceivers():
-            transceiver.setCodecPreferences(opus)
-            self._arrivals = ArrivalClock(transceiver.receiver)
-        self._pc.addTrack(self._track)
-        with host_addresses(self._options.host_addresses):
+        """The SDP answer, with all candidates. Raises InvalidSdpError when the offer cannot be worked with, and
+        NetworkError when there is no port for it."""
+        negotiated = negotiate(offer.audio_lines)
+        if negotiated is None:
+            raise InvalidSdpError("The offer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
+        stream = self._stream = self._make_stream(negotiated)
+        options = self._options
+        ice = IceOptions(
+            self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
+        )
+        with media_of(stream, stream), ice_of(ice):
+            try:
+                await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            except (ValueError, IndexError, KeyError, AssertionError) as error:  # how aiortc's parser gives up
+                raise InvalidSdpError("The SDP offer could not be understood.") from error
+            codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
+            for transceiver in self._pc.getTransceivers():
+                set_codecs(transceiver, codecs)
+            self._pc.addTrack(AudioStreamTrack())  # never pulled: the stream sends
             await self._pc.setLocalDescription(await self._pc.createAnswer())
-        return str(self._pc.localDescription.sdp)
+        self._ice = RestartableIce(self._pc.getTransceivers()[0].receiver.transport.transport)
+        self._fingerprints = frozenset(offer.fingerprints)
+        self._answer = str(self._pc.localDescription.sdp)
+        if options.is_lite:
+            self._answer = self._answer.replace("\r\nm=", "\r\na=ice-lite\r\nm=", 1)
+        return self._answer
+
+    async def restart_ice(self, offer: Offer) -> str:
+        """Answer an offer with new ICE credentials for this call; audio goes on meanwhile. An offer that repeats the
+        present credentials gets the present answer. Raises InvalidSdpError for another certificate."""
+        if self._ice is None or self._is_closed:
+            raise InvalidSdpError("The call is not set up.")
+        if frozenset(offer.fingerprints) != self._fingerprints:
+            raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
+        if self._ice.is_restart(offer.ice_ufrag):
+            connection = await self._ice.restart(offer.ice_ufrag, offer.ice_pwd, offer.candidates)
+            self._answer = restarted_answer(self._answer, connection)
+        return self._answer
+
+    async def add_candidates(self, candidates: Sequence[str]) -> None:
+        """More ways to reach the peer, validated, as in an `a=candidate` line without its prefix; "" ends them."""
+        if self._ice is not None and not self._is_closed and not self._options.is_lite:
+            for candidate in candidates:
+                await self._ice.add_candidate(candidate)
 
     async def run(self, sink: MediaSink) -> str:
         """See `MediaTransport.run`."""
         self._sink = sink
+        self.stream.attach(sink)
         if self._pc.connectionState == "connected":
             self._on_state()
         if self._channel is not None and self._channel.readyState == "open":
             sink.on_channel_open()
-        async with asyncio.TaskGroup() as tasks:
-            receive = tasks.create_task(self._receive(sink), name="audio-receive")
-            try:
-                return await asyncio.shield(self._ended)
-            finally:
-                receive.cancel()
+        return await asyncio.shield(self._ended)
 
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
@@ -127,24 +187,31 @@ class WebRtcTransport:
             return
         self._is_closed = True
         self._setup_timer.cancel()
-        self._track.stop()
-        await self._pc.close()
-
-    def next_frame(self, now: float, lateness_seconds: float) -> Pcm16:
-        """The next 20 ms of output, int16 [960] at 48 kHz; silence while nobody has taken the call."""
-        if self._sink is None or self._ended.done():
-            return np.zeros(FRAME_SAMPLES, np.int16)
         try:
-            return self._sink.pull_frame(now, lateness_seconds).pcm
-        except Exception as error:  # inside aiortc's sender a bug would only mute the call, for good
-            self.abort(error)
-            return np.zeros(FRAME_SAMPLES, np.int16)
+            if self._ice is not None:
+                await self._ice.close()
+            await self._pc.close()
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+                _count(self._stream)
+
+    # --- inside
+
+    def _make_stream(self, negotiated: Negotiated) -> RtpStream:
+        speech = negotiated.speech
+        return RtpStream(
+            self._path,
+            self._resources.pacer,
+            formats=negotiated.formats,
+            make_decoder=create_decoder,
+            encoder=create_encoder(speech, self._options.opus),
+            use_dtx=speech.parameters.get("usedtx") == "1",
+            answer_nacks=negotiated.has_nack,
+            on_error=self.abort,
+        )
 
     # --- aiortc's events
-
-    def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio":
-            self._remote = track
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if channel.label != CHANNEL_LABEL or self._channel is not None:
@@ -177,47 +244,36 @@ class WebRtcTransport:
         if not self._ended.done():
             self._ended.set_result(reason)
 
-    async def _receive(self, sink: MediaSink) -> None:
-        loop = asyncio.get_running_loop()
-        to_input = AudioResampler(format="s16", layout="mono", rate=INPUT_SAMPLE_RATE)
-        assert self._remote is not None, "the offer was validated to have one audio track"
-        try:
-            while True:
-                frame = await self._remote.recv()
-                assert isinstance(frame, AudioFrame)
-                now = loop.time()
-                delay_ms = 0.0 if self._arrivals is None else self._arrivals.delay_ms(frame.pts or 0, now)
-                for converted in to_input.resample(frame):
-                    sink.on_audio(np.asarray(converted.to_ndarray(), np.int16).reshape(-1), now, delay_ms)
-        except MediaStreamError:
-            self._end("peer_closed")
+
+def _codec(payload_format: PayloadFormat, negotiated: Negotiated, use_dtx: bool) -> RTCRtpCodecParameters:
+    """How aiortc writes a format into the answer."""
+    feedback = []
+    if negotiated.has_nack and payload_format == negotiated.speech:
+        feedback.append(RTCRtcpFeedback(type="nack"))
+    parameters: dict[str, Any] = {
+        name: value or None for name, value in answer_parameters(payload_format, use_dtx=use_dtx).items()
+    }
+    return RTCRtpCodecParameters(
+        mimeType=f"audio/{payload_format.name}",
+        clockRate=payload_format.clock_rate,
+        channels=payload_format.channels,
+        payloadType=payload_format.payload_type,
+        rtcpFeedback=feedback,
+        parameters=parameters,
+    )
 
 
-class _PlayoutTrack(MediaStreamTrack):
-    """The outbound track: pulled by aiortc's sender, paced on the monotonic clock."""
-
-    kind = "audio"
-
-    def __init__(self, transport: WebRtcTransport) -> None:
-        super().__init__()
-        self._transport = transport
-        self._pacer = PlayoutPacer()
-        self._time_base = fractions.Fraction(1, PLAYOUT_SAMPLE_RATE)
-        self._pts = 0
-
-    async def recv(self) -> AudioFrame:
-        """The next frame, when it is due. After a stall the timestamps jump: no burst, no lag."""
-        if self.readyState != "live":
-            raise MediaStreamError
-        loop = asyncio.get_running_loop()
-        due, skipped = self._pacer.next_due(loop.time())
-        self._pts += skipped * FRAME_SAMPLES
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        now = loop.time()
-        pcm = self._transport.next_frame(now, max(0.0, now - due))
-        frame = AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate = PLAYOUT_SAMPLE_RATE
-        frame.pts = self._pts
-        frame.time_base = self._time_base
-        self._pts += FRAME_SAMPLES
-        return frame
+def _count(stream: RtpStream) -> None:
+    """A call's media, added to the process's metrics when it ends."""
+    statistics = stream.receiver.statistics
+    for kind in ("received", "lost", "late", "duplicates", "reordered", "corrupt", "recovered_packets"):
+        metrics.RTP_PACKETS_IN.labels(kind.removesuffix("_packets")).inc(getattr(statistics, kind))
+    metrics.RTP_PACKETS_IN.labels("rejected").inc(stream.rejected_packets)
+    metrics.RTP_PACKETS_OUT.inc(stream.packets_sent)
+    for kind in ("decoded", "recovered", "concealed", "filled", "skipped"):
+        metrics.INPUT_AUDIO_SECONDS.labels(kind).inc(getattr(statistics, f"{kind}_samples") / INPUT_SAMPLE_RATE)
+    metrics.PLAYOUT_SKIPPED.inc(stream.skipped_frames)
+    metrics.RTP_REMOTE_LOSS.observe(stream.remote_fraction_lost)
+    metrics.RTP_REMOTE_JITTER.observe(stream.remote_jitter_ms / 1_000)
+    if stream.round_trip_seconds is not None:
+        metrics.RTP_ROUND_TRIP.observe(stream.round_trip_seconds)

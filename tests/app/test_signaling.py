@@ -12,7 +12,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 
-from rtc_server.transports.aiortc_seams import host_addresses
+from rtc_server.network.addresses import host_addresses
 from tests.support.running_server import running_server
 from tests.transports.test_sdp import offer
 

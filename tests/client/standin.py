@@ -21,7 +21,7 @@ from av import AudioFrame
 
 from model.interface import Pcm16
 from rtc_server.client.listener import Listener
-from rtc_server.transports.aiortc_seams import host_addresses
+from rtc_server.network.addresses import host_addresses
 
 RATE = 48_000
 FRAME = 960

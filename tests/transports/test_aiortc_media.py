@@ -17,7 +17,7 @@ from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRtpfbPacket, RtpPacket
 from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
-from rtc_server.transports.aiortc_seams import host_addresses
+from rtc_server.network.addresses import host_addresses
 from rtc_server.transports import aiortc_media
 from rtc_server.transports.aiortc_media import (
     check_upstream,

@@ -1,0 +1,118 @@
+"""The node that is this process: its registry, its sockets, its pacer. What a worker process hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from rtc_server.calls.registry import CallRegistry
+from rtc_server.codecs.opus import OpusOptions
+from rtc_server.config import Settings
+from rtc_server.errors import CallNotFoundError
+from rtc_server.inference.client import EngineClient
+from rtc_server.network.sockets import MediaSockets
+from rtc_server.transports.pacer import Pacer
+from rtc_server.transports.sdp import Offer
+from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
+from rtc_server.turns.vad import VoiceDetector
+
+from .node import Answer, NodeLoad, OfferRequest
+
+ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
+MAX_SETUPS = 2  # calls set up at once: each costs 20 ms of CPU, in pieces that must fit between the ticks of the others
+
+
+class LocalNode:
+    """A `MediaNode`. Made on the event loop that its calls run on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: EngineClient,
+        make_vad: Callable[[], VoiceDetector],
+        tasks: asyncio.TaskGroup,
+        *,
+        port_offset: int = 0,
+        on_end: Callable[[str], None] | None = None,
+    ) -> None:
+        """`port_offset`: number of this node among those of the machine, added to a fixed shared port; `on_end` gets
+        the id of every call that is over."""
+        webrtc = settings.webrtc
+        self._settings = settings
+        self._engine = engine
+        self.registry = CallRegistry(settings, engine, make_vad, tasks, on_end=self._on_end)
+        port = webrtc.udp_port + port_offset if webrtc.udp_port else 0
+        port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
+        self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())
+        self._transports: dict[str, WebRtcTransport] = {}
+        self._tell_end = on_end
+        self._setups = asyncio.Semaphore(MAX_SETUPS)
+
+    @property
+    def load(self) -> NodeLoad:
+        return NodeLoad(len(self.registry), self._engine.is_ready)
+
+    async def answer(self, request: OfferRequest) -> Answer:
+        """See `MediaNode`. The slot is taken first and given back if anything goes wrong on the way."""
+        slot = self.registry.reserve()
+        try:
+            async with self._setups:
+                transport, sdp = await self._set_up(request)
+            call = slot.start(transport, request.kind)
+        finally:
+            slot.release()
+        self._transports[call.call_id] = transport
+        return Answer(call.call_id, sdp)
+
+    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+        """See `MediaNode`."""
+        return await self._transport(call_id).restart_ice(offer)
+
+    async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
+        """See `MediaNode`."""
+        await self._transport(call_id).add_candidates(candidates)
+
+    async def hang_up(self, call_id: str) -> None:
+        """See `MediaNode`."""
+        await self.registry.get(call_id).hang_up()
+
+    async def metrics(self) -> bytes:
+        """See `MediaNode`: this process's own registry has them."""
+        return b""
+
+    async def close(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        await self.registry.close(timeout_seconds)
+        self._resources.close()
+
+    def _on_end(self, call_id: str) -> None:
+        self._transports.pop(call_id, None)
+        if self._tell_end is not None:
+            self._tell_end(call_id)
+
+    def _transport(self, call_id: str) -> WebRtcTransport:
+        try:
+            return self._transports[call_id]
+        except KeyError:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
+
+    async def _set_up(self, request: OfferRequest) -> tuple[WebRtcTransport, str]:
+        webrtc, audio = self._settings.webrtc, self._settings.audio
+        rate = ECHO_SAMPLE_RATE if request.kind == "echo" else audio.sample_rate
+        transport = WebRtcTransport(
+            WebRtcOptions(
+                host_addresses=request.host_addresses,
+                external_addresses=webrtc.external_addresses,
+                ice_servers=webrtc.ice_servers,
+                is_lite=webrtc.ice_lite,
+                setup_timeout_seconds=self._settings.server.setup_timeout_seconds,
+                opus=OpusOptions(rate, audio.opus_mode, audio.opus_bitrate),
+                use_dtx=audio.dtx,
+            ),
+            self._resources,
+        )
+        try:
+            return transport, await transport.answer(request.offer)
+        except BaseException:  # cancelled or failed: nobody else knows this transport yet
+            await transport.close()
+            raise

@@ -1,0 +1,236 @@
+"""A media node in a process of its own: started, asked, restarted with back-off when it dies.
+
+What is known of its calls here is what was answered and has not ended, so admission never waits for a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Any
+
+from rtc_server import metrics
+from rtc_server.config import Settings
+from rtc_server.errors import CallEndedError, NotReadyError
+from rtc_server.inference.wire import FrameReader, encode
+from rtc_server.transports.sdp import Offer
+
+from .node import Answer, NodeLoad, OfferRequest
+from .wire import ConfigureWorker, Reply, Request, WorkerLoad
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 1 << 16
+FIRST_BACKOFF_SECONDS = 0.2
+MAX_BACKOFF_SECONDS = 10.0
+STABLE_SECONDS = 30.0
+REQUEST_TIMEOUT_SECONDS = 20.0  # longer than the slowest set-up; a worker that does not answer by then hangs
+LOST_CALLS_KEPT = 1_024  # ids of calls that died with their worker: the client is told 410 instead of 404
+
+
+class ProcessNode:
+    """A `MediaNode`. `start` it once; it keeps a worker alive until `close`."""
+
+    def __init__(self, settings: Settings, index: int, engine_path: str) -> None:
+        self.index = index
+        self.restarts = 0
+        """How often the worker was lost and started again."""
+        self._settings = settings
+        self._engine_path = engine_path
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._calls: set[str] = set()
+        self._num_answering = 0
+        self._lost: OrderedDict[str, None] = OrderedDict()
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._next_number = 0
+        self._is_ready = False
+        self._ready = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker while it runs."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def load(self) -> NodeLoad:
+        return NodeLoad(len(self._calls) + self._num_answering, self._is_ready)
+
+    def holds(self, call_id: str) -> bool:
+        """The call is here, or was here and was lost."""
+        return call_id in self._calls or call_id in self._lost
+
+    def start(self) -> None:
+        """Begin to keep a worker alive."""
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"media-worker-{self.index}")
+
+    async def wait_ready(self) -> None:
+        """Until it takes calls for the first time."""
+        await self._ready.wait()
+
+    async def answer(self, request: OfferRequest) -> Answer:
+        """See `MediaNode`."""
+        self._num_answering += 1
+        try:
+            answer: Answer = await self._ask("answer", request)
+        finally:
+            self._num_answering -= 1
+        self._calls.add(answer.call_id)
+        return answer
+
+    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+        """See `MediaNode`."""
+        return str(await self._ask_about(call_id, "restart_ice", offer))
+
+    async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "add_candidates", candidates)
+
+    async def hang_up(self, call_id: str) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "hang_up")
+
+    async def metrics(self) -> bytes:
+        """See `MediaNode`."""
+        return bytes(await self._ask("metrics"))
+
+    async def close(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        if self._writer is not None:
+            with suppress(NotReadyError, RuntimeError, TimeoutError):
+                async with asyncio.timeout(timeout_seconds + 1.0):
+                    await self._ask("close", timeout_seconds)
+            if self._writer is not None:
+                self._writer.close()
+        if self._supervisor is not None:
+            done, _ = await asyncio.wait({self._supervisor}, timeout=3.0)
+            if not done and self._process is not None:
+                with suppress(ProcessLookupError):
+                    self._process.kill()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+
+    # --- requests
+
+    async def _ask_about(self, call_id: str, method: str, *arguments: object) -> Any:
+        if call_id in self._lost:
+            raise CallEndedError("The media worker that carried this call was lost, and the call with it.")
+        return await self._ask(method, call_id, *arguments)
+
+    async def _ask(self, method: str, *arguments: object) -> Any:
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            raise NotReadyError("A media worker is being restarted; try again in a moment.", retry_after=1)
+        self._next_number += 1
+        number = self._next_number
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
+        try:
+            writer.write(encode(Request(number, method, arguments)))
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                return await reply
+        except TimeoutError:
+            raise NotReadyError("A media worker does not answer; try again in a moment.", retry_after=5) from None
+        finally:
+            self._replies.pop(number, None)
+
+    # --- supervision
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = FIRST_BACKOFF_SECONDS
+        while not self._closing.is_set():
+            started = loop.time()
+            try:
+                await self._run_once()
+            except OSError:
+                log.exception("a media worker cannot be started", extra={"worker": self.index})
+            if self._closing.is_set():
+                return
+            if loop.time() - started >= STABLE_SECONDS:
+                backoff = FIRST_BACKOFF_SECONDS
+            self.restarts += 1
+            metrics.MEDIA_WORKER_RESTARTS.inc()
+            log.error("media worker lost, restarting", extra={"worker": self.index, "backoff_seconds": backoff})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+
+    async def _run_once(self) -> None:
+        ours, theirs = socket.socketpair()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        frames = FrameReader()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "rtc_server.media.worker",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            self._writer.write(encode(ConfigureWorker(self._settings, self.index, self._engine_path)))
+            while True:
+                try:
+                    data = await reader.read(READ_BYTES)
+                except OSError:
+                    break
+                if not data:
+                    break
+                for message in frames.feed(data):
+                    self._handle(message)
+        finally:
+            writer, self._writer = self._writer, None
+            writer.close()
+            self._lose_calls()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+            await self._reap()
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case Reply(number, result, failure):
+                reply = self._replies.get(number)
+                if reply is not None and not reply.done():
+                    if failure is None:
+                        reply.set_result(result)
+                    else:
+                        reply.set_exception(failure.error())
+            case WorkerLoad(is_ready, ended):
+                self._is_ready = is_ready
+                if is_ready:
+                    self._ready.set()
+                self._calls.difference_update(ended)
+
+    def _lose_calls(self) -> None:
+        self._is_ready = False
+        if self._calls and not self._closing.is_set():
+            metrics.CALLS_ENDED.labels("media_worker_lost").inc(len(self._calls))
+            log.error("calls lost with their media worker", extra={"calls": len(self._calls)})
+        self._lost.update(dict.fromkeys(self._calls))
+        while len(self._lost) > LOST_CALLS_KEPT:
+            self._lost.popitem(last=False)
+        self._calls.clear()
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(NotReadyError("A media worker was lost; try again in a moment.", retry_after=1))
+
+    async def _reap(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        waiting = asyncio.create_task(process.wait(), name="media-worker-wait")
+        done, _ = await asyncio.wait({waiting}, timeout=3.0)
+        if not done:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await waiting
+        self._process = None

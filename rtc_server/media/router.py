@@ -1,0 +1,92 @@
+"""Which node takes a call, and where a running call is. The limit on calls is the machine's, so it is kept here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from rtc_server import metrics
+from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError, ServerFullError
+from rtc_server.transports.sdp import Offer
+
+from .node import Answer, MediaNode, NodeLoad, OfferRequest
+
+RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
+MAX_KNOWN_CALLS = 20_000  # where calls are, ended ones included until they are this many
+
+
+def least_loaded(loads: Sequence[NodeLoad]) -> int | None:
+    """Index of the ready node with the fewest calls, the first of several; None when none is ready."""
+    ready = [index for index, load in enumerate(loads) if load.is_ready]
+    return min(ready, key=lambda index: loads[index].calls, default=None)
+
+
+class MediaRouter:
+    """Owns the nodes."""
+
+    def __init__(self, nodes: Sequence[MediaNode], max_calls: int) -> None:
+        self.nodes = tuple(nodes)
+        self._max_calls = max_calls
+        self._where: OrderedDict[str, MediaNode] = OrderedDict()
+        self._is_closing = False
+
+    @property
+    def num_calls(self) -> int:
+        """Slots held on all nodes."""
+        return sum(node.load.calls for node in self.nodes)
+
+    @property
+    def is_ready(self) -> bool:
+        """At least one node takes calls."""
+        return not self._is_closing and any(node.load.is_ready for node in self.nodes)
+
+    async def answer(self, request: OfferRequest) -> Answer:
+        """Let the least loaded node answer. Raises NotReadyError, ServerFullError and what the node raises."""
+        try:
+            node = self._choose()
+            answer = await node.answer(request)
+        except ApiError as error:
+            metrics.CALLS_REFUSED.labels(error.code).inc()
+            raise
+        self._where[answer.call_id] = node
+        while len(self._where) > MAX_KNOWN_CALLS:
+            self._where.popitem(last=False)
+        return answer
+
+    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+        """See `MediaNode`."""
+        return await self._node(call_id).restart_ice(call_id, offer)
+
+    async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).add_candidates(call_id, candidates)
+
+    async def hang_up(self, call_id: str) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).hang_up(call_id)
+
+    async def metrics(self) -> list[bytes]:
+        """The metrics of the nodes that are other processes; those that do not answer are left out."""
+        results = await asyncio.gather(*(node.metrics() for node in self.nodes), return_exceptions=True)
+        return [result for result in results if isinstance(result, bytes) and result]
+
+    async def close(self, timeout_seconds: float) -> None:
+        """End every call and every node."""
+        self._is_closing = True
+        await asyncio.gather(*(node.close(timeout_seconds) for node in self.nodes))
+
+    def _choose(self) -> MediaNode:
+        index = None if self._is_closing else least_loaded([node.load for node in self.nodes])
+        if index is None:
+            raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
+        if self.num_calls >= self._max_calls:
+            message = f"All {self._max_calls} lines are busy."
+            raise ServerFullError(message, retry_after=RETRY_AFTER_SECONDS)
+        return self.nodes[index]
+
+    def _node(self, call_id: str) -> MediaNode:
+        try:
+            return self._where[call_id]
+        except KeyError:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None

@@ -1,0 +1,81 @@
+"""Messages between the signaling process and a media worker, framed as on the engine's socket (`inference.wire`).
+
+Pickle is safe here: both ends of the socket pair belong to this server, and nothing from the network is unpickled
+before it was validated and turned into one of these dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtc_server import errors
+from rtc_server.config import Settings
+from rtc_server.errors import ApiError, UnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureWorker:
+    """First message to a worker."""
+
+    settings: Settings
+    index: int
+    engine_path: str
+    """The engine's Unix-domain socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """The worker's engine connection came or went, or a call ended."""
+
+    is_ready: bool
+    ended: tuple[str, ...] = ()
+    """Calls that are over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Call `method` of the worker's node with `arguments`."""
+
+    number: int
+    method: str
+    arguments: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The result of a request, or what went wrong."""
+
+    number: int
+    result: object = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error that can be sent."""
+
+    kind: str
+    """Class name in `rtc_server.errors`; "" for a bug."""
+    message: str
+    param: str | None = None
+    retry_after: int | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """What another process has to know of `error`."""
+        if isinstance(error, UnavailableError):
+            return cls(type(error).__name__, error.message, error.param, error.retry_after)
+        if isinstance(error, ApiError):
+            return cls(type(error).__name__, error.message, error.param)
+        return cls("", f"{type(error).__name__} in a media worker")
+
+    def error(self) -> Exception:
+        """The same error again, for the process that asked."""
+        kind = getattr(errors, self.kind, None) if self.kind else None
+        if not (isinstance(kind, type) and issubclass(kind, ApiError)):
+            return RuntimeError(self.message)
+        if not issubclass(kind, UnavailableError):
+            return kind(self.message, param=self.param)
+        if kind is errors.NetworkError:
+            return errors.NetworkError(self.message)
+        return kind(self.message, retry_after=self.retry_after or 1)

@@ -1,0 +1,144 @@
+"""Entry point of a media process: `python -m rtc_server.media.worker FD`.
+
+It hosts a `LocalNode` and does what signaling asks over the inherited socket. It ends when that socket does, so no call
+outlives its server; Ctrl-C goes to the signaling process, which then ends the calls in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from rtc_server import logs, metrics
+from rtc_server.errors import ApiError
+from rtc_server.inference.remote import RemoteEngineClient
+from rtc_server.inference.wire import FrameReader, encode
+
+from .local import LocalNode
+from .parts import engine_settings, vad_factory
+from .wire import ConfigureWorker, Failure, Reply, Request, WorkerLoad
+
+log = logging.getLogger("rtc_server.media.worker")
+
+READ_BYTES = 1 << 16
+SWITCH_INTERVAL_SECONDS = 0.0005  # another thread (ONNX, DNS) gives the GIL back within a fraction of a frame
+CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
+METHODS = frozenset({"answer", "restart_ice", "add_candidates", "hang_up", "metrics", "close"})
+
+
+class Worker:
+    """One media process, seen from inside."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._frames = FrameReader()
+        self._node: LocalNode | None = None
+
+    async def run(self) -> None:
+        """Serve until the signaling process closes its end."""
+        messages = await self._read()
+        if not messages:
+            return
+        configure = messages.pop(0)
+        assert isinstance(configure, ConfigureWorker)
+        prepare_process(configure)
+        settings = configure.settings
+        engine = RemoteEngineClient(engine_settings(settings), configure.engine_path)
+        engine.on_ready_changed = self._tell_ready
+        # The models are loading: the worker is there, and takes calls once the engine answers.
+        starting = asyncio.create_task(engine.start(), name="engine-start")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._node = node = LocalNode(
+                    settings, engine, vad_factory(settings), tasks, port_offset=configure.index, on_end=self._tell_ended
+                )
+                gc.collect()
+                gc.freeze()  # what lives as long as the process need not be looked at by every collection
+                try:
+                    while messages is not None:
+                        for message in messages:
+                            assert isinstance(message, Request)
+                            tasks.create_task(self._serve(node, message), name=f"request-{message.method}")
+                        messages = await self._read()
+                finally:
+                    await node.close(CLOSE_SECONDS)
+        finally:
+            await engine.close()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            self._writer.close()
+            with suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _read(self) -> list[object] | None:
+        """The next messages; None at the end."""
+        while True:
+            try:
+                data = await self._reader.read(READ_BYTES)
+            except OSError:
+                return None
+            if not data:
+                return None
+            messages = self._frames.feed(data)
+            if messages:
+                return messages
+
+    async def _serve(self, node: LocalNode, request: Request) -> None:
+        try:
+            if request.method not in METHODS:
+                raise ValueError(f"unknown request {request.method}")
+            if request.method == "metrics":
+                result = metrics.page()
+            else:
+                result = await getattr(node, request.method)(*request.arguments)
+        except ApiError as error:
+            self._send(Reply(request.number, failure=Failure.of(error)))
+        except Exception as error:  # a bug must fail this request and nothing else
+            log.exception("a request failed", extra={"method": request.method})
+            self._send(Reply(request.number, failure=Failure.of(error)))
+        else:
+            self._send(Reply(request.number, result))
+
+    def _tell_ready(self, is_ready: bool) -> None:
+        self._send(WorkerLoad(is_ready))
+
+    def _tell_ended(self, call_id: str) -> None:
+        node = self._node
+        self._send(WorkerLoad(node is not None and node.load.is_ready, (call_id,)))
+
+    def _send(self, message: object) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+
+def prepare_process(configure: ConfigureWorker) -> None:
+    """Its core, its log, and how threads share the interpreter."""
+    settings = configure.settings
+    cpus = settings.server.media_cpu_affinity
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cpus[configure.index % len(cpus)]})
+    logs.configure(settings.logging)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+
+
+async def _main(sock: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=sock)
+    await Worker(reader, writer).run()
+
+
+def main() -> None:
+    """Serve on the inherited socket until the signaling process leaves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    asyncio.run(_main(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""RTP: packets, reception, and the order and time of what was received. Pure."""
