@@ -4,6 +4,7 @@
     ├── ConfigError               settings cannot be used; the operator's fault, ends the program with exit code 2
     ├── CertificateError          the TLS certificate cannot be made, read or safely replaced
     ├── EngineError               the engine cannot serve; ours
+    ├── CodecError                (codecs.base) an audio payload is corrupt, or libopus is missing
     ├── CallError                 (client.errors) `rtc-server call` cannot make or finish its call
     │   └── RecordingError            a recording cannot be read, or holds no voice
     ├── ProtocolError             a Realtime event that we refuse; the peer's fault, the call lives on
@@ -11,11 +12,14 @@
         ├── InvalidJsonError          400 invalid_json
         ├── InvalidSdpError           400 invalid_sdp
         ├── CallNotFoundError         404 call_id_not_found
+        ├── NotEnabledError           404 not_enabled
+        ├── CallEndedError            410 media_worker_lost
         ├── SdpTooLargeError          413 sdp_too_large
         ├── UnsupportedMediaTypeError 415 unsupported_media_type
         └── UnavailableError          503, with Retry-After
             ├── ServerFullError           server_full
-            └── NotReadyError             not_ready
+            ├── NotReadyError             not_ready
+            └── NetworkError              no_media_port
 
 A wrong argument inside the program is a ValueError; anything else that goes wrong is a bug: it ends its call,
 is logged once with its traceback and is counted.

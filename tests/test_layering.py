@@ -21,28 +21,42 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.audio": ("rtc_server.audio", "rtc_server.errors", "model.interface"),
     "rtc_server.turns": ("rtc_server.turns", "rtc_server.audio", "rtc_server.errors", "model.interface"),
     "rtc_server.realtime": ("rtc_server.realtime", "rtc_server.errors", "model.interface"),
+    "rtc_server.codecs": ("rtc_server.codecs", "rtc_server.audio", "rtc_server.errors", "model.interface"),
+    "rtc_server.rtp": ("rtc_server.rtp", "rtc_server.codecs.base", "model.interface"),
     # shells: they move bytes
+    "rtc_server.network": ("rtc_server.network", "rtc_server.errors"),
     "rtc_server.transports": (
-        *("rtc_server.transports", "rtc_server.audio", "rtc_server.realtime", "model.interface"),
-        *COMMON,
+        *("rtc_server.transports", "rtc_server.network", "rtc_server.codecs", "rtc_server.rtp"),
+        *("rtc_server.audio", "rtc_server.realtime", "model.interface", *COMMON),
     ),
     "rtc_server.inference": ("rtc_server.inference", "model.interface", "model.registry", *COMMON),
     "rtc_server.calls": (
         *("rtc_server.calls", "rtc_server.transports.base", "rtc_server.inference.client", "model.interface"),
-        *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio"),
+        *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio", "rtc_server.rtp.elastic"),
+        *COMMON,
+    ),
+    "rtc_server.media": (
+        *(
+            "rtc_server.media",
+            "rtc_server.calls",
+            "rtc_server.transports",
+            "rtc_server.network",
+            "rtc_server.inference",
+        ),
+        *("rtc_server.codecs.opus", "rtc_server.turns", "rtc_server.logs", "model.weights"),
         *COMMON,
     ),
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),
     "rtc_server.doctor": ("rtc_server.certs", "model.weights", *COMMON),
     "rtc_server.client": (  # a peer of its own; aiortc's private names are kept in one file for both sides
-        *("rtc_server.client", "rtc_server.audio", "rtc_server.transports.aiortc_seams", "model.interface"),
+        *("rtc_server.client", "rtc_server.audio", "rtc_server.codecs", "rtc_server.rtp", "model.interface"),
+        *("rtc_server.transports.aiortc_media", "rtc_server.network.addresses"),
         *COMMON,
     ),
     "rtc_server.app": (
-        *("rtc_server.app", "rtc_server.calls", "rtc_server.transports", "rtc_server.inference"),
-        *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio", "rtc_server.certs"),
-        *("model.interface", "model.weights", *COMMON),
+        *("rtc_server.app", "rtc_server.media", "rtc_server.transports.sdp", "rtc_server.inference"),
+        *("rtc_server.network.addresses", "rtc_server.certs", *COMMON),
     ),
     "rtc_server.cli": ("rtc_server", "model.registry", "model.weights"),
     "rtc_server.__main__": ("rtc_server.cli",),
@@ -56,7 +70,17 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "model.opens2s": ("model.opens2s", "model.interface"),
 }
 
-PURE = ("rtc_server.audio", "rtc_server.turns", "rtc_server.realtime", "rtc_server.transports.sdp")
+PURE = (
+    "rtc_server.audio",
+    "rtc_server.turns",
+    "rtc_server.realtime",
+    "rtc_server.transports.sdp",
+    "rtc_server.rtp",
+    "rtc_server.codecs.base",
+    "rtc_server.codecs.formats",
+    "rtc_server.media.merge",
+    "rtc_server.network.stun",
+)
 PURE_CALLS = ("core", "client_events", "announcements", "responses", "intents", "user_turns")
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
@@ -67,6 +91,7 @@ PURE_LIBRARIES = {
     "rtc_server.turns.vad_silero": {"numpy", "onnxruntime"},
     "rtc_server.turns.vad_webrtc": {"numpy", "webrtcvad"},
     "rtc_server.realtime": {"numpy", "pydantic"},
+    "rtc_server.network.stun": {"aioice"},  # its parser
 }
 """Libraries that a pure module may use besides the standard library; numpy for all others."""
 
@@ -77,9 +102,11 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hibari": ("model.backends",),
     "onnxruntime": ("model.backends", "rtc_server.turns"),
     "webrtcvad": ("rtc_server.turns",),
-    "aiortc": ("rtc_server.transports", "rtc_server.client"),
-    "aioice": ("rtc_server.transports", "rtc_server.client"),
-    "av": ("rtc_server.transports", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
+    "aiortc": ("rtc_server.transports", "rtc_server.network", "rtc_server.client"),
+    "aioice": ("rtc_server.network",),
+    "pylibsrtp": ("rtc_server.transports",),
+    "cffi": ("rtc_server.codecs",),
+    "av": ("rtc_server.codecs", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
     "aiohttp": ("rtc_server.app", "rtc_server.client"),
     "typer": ("rtc_server.cli",),
     "rich": ("rtc_server.cli", "rtc_server.client"),

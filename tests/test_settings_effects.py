@@ -13,15 +13,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rtc_server.app.server import create_engine_client, vad_factory
+from rtc_server.app.server import create_engine_client
 from rtc_server.calls.call import Call, initial_session
 from rtc_server.config import Settings, load_settings
 from rtc_server.inference.client import EngineSettings
 from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
+from rtc_server.media.parts import vad_factory
+from rtc_server.network.sockets import MediaSockets
 from rtc_server.paths import models_dir
 from rtc_server.transports.loopback import LoopbackTransport
-from rtc_server.transports.webrtc import WebRtcOptions, WebRtcTransport
+from rtc_server.transports.pacer import Pacer
+from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
 from rtc_server.turns.vad_gated import GatedVoiceDetector
 from rtc_server.turns.vad_webrtc import WebRtcVoiceDetector
 
@@ -127,7 +130,7 @@ def test_the_voice_detector_is_the_one_that_was_named() -> None:
 
 async def test_ice_servers_and_addresses_reach_the_peer() -> None:
     options = WebRtcOptions(ice_servers=["stun:127.0.0.1:3478"], host_addresses=["127.0.0.1"])
-    transport = WebRtcTransport(options)
+    transport = WebRtcTransport(options, MediaResources(MediaSockets(), Pacer()))
     servers = transport._pc._RTCPeerConnection__configuration.iceServers  # type: ignore[attr-defined]
     assert [server.urls for server in servers] == [["stun:127.0.0.1:3478"]]
     await transport.close()

@@ -59,7 +59,7 @@ class SoakCall:
         self._ended: str | None = None
         self._track = EncodedTrack(silence)
         self._peer = RealtimePeer(
-            url, self._track, on_event=self._on_event, on_track=lambda track: None, on_end=self._on_end
+            url, self._track, on_event=self._on_event, on_audio=lambda pcm, position, at: None, on_end=self._on_end
         )
         self._counter: PacketCounter | None = None
 

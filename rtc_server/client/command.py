@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from .errors import CallError, RecordingError
+from .hearing import HEARD_RATE
 from .recording import load_recording, save_replies
 from .report import CallReport, TurnReport, summary, turns_table
 from .session import CallPlan, hold_call
@@ -52,7 +53,7 @@ def run_call(
             raise RecordingError(f"{out} cannot be written: there is no folder {out.parent}.")
         report = asyncio.run(_call(plan, show=not json_output))
         if out is not None:
-            save_replies(out, report.replies)
+            save_replies(out, report.replies, HEARD_RATE)
     except CallError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         return EXIT_ERROR

@@ -25,9 +25,12 @@ from aiortc import (
 )
 from yarl import URL
 
+from model.interface import Pcm16
 from rtc_server.network.addresses import host_addresses
+from rtc_server.transports.aiortc_media import media_of
 
 from .errors import CallError
+from .hearing import Hearing
 
 CHANNEL_LABEL = "oai-events"
 CALLS_PATH = "v1/realtime/calls"
@@ -40,7 +43,7 @@ Event = dict[str, Any]
 class RealtimePeer:
     """A call: `connect`, then send events and audio until `close`. Use it as an async context manager.
 
-    `on_event` gets every server event; `on_track` the server's audio track; `on_end` a sentence when the call
+    `on_event` gets every server event; `on_audio` what is heard (see `Hearing`); `on_end` a sentence when the call
     is over without `close` having been called. All are called on the event loop."""
 
     def __init__(
@@ -49,7 +52,7 @@ class RealtimePeer:
         track: MediaStreamTrack,
         *,
         on_event: Callable[[Event], None],
-        on_track: Callable[[MediaStreamTrack], None],
+        on_audio: Callable[[Pcm16, int, float], None],
         on_end: Callable[[str], None],
         tls: ssl.SSLContext | bool = True,
     ) -> None:
@@ -67,9 +70,9 @@ class RealtimePeer:
         self._channel: RTCDataChannel = self.pc.createDataChannel(CHANNEL_LABEL)
         self._channel.on("message", self._on_message)
         self._channel.on("close", lambda: self._end("The server closed the event channel; the call is over."))
-        self.pc.on("track", on_track)
         self.pc.on("connectionstatechange", self._on_state)
-        self.pc.addTrack(track)
+        with media_of(Hearing(on_audio), None):
+            self.pc.addTrack(track)
 
     async def __aenter__(self) -> Self:
         return self

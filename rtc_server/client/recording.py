@@ -58,7 +58,7 @@ def recording_from_pcm(name: str, pcm: Pcm16) -> Recording:
     return Recording(name, pcm, *bounds)
 
 
-def save_replies(path: Path, replies: Sequence[Pcm16], sample_rate: int = SAMPLE_RATE) -> None:
+def save_replies(path: Path, replies: Sequence[Pcm16], sample_rate: int) -> None:
     """Write the replies one after the other, half a second of silence between them: 16-bit mono WAV.
 
     Raises RecordingError when the file cannot be written."""

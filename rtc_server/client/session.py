@@ -16,16 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
-from av import AudioFrame
 
 from model.interface import Pcm16
 
 from .errors import CallError
+from .hearing import HEARD_RATE
 from .listener import Listener, Stretch
 from .peer import Event, RealtimePeer
-from .recording import SAMPLE_RATE, Recording
+from .recording import Recording
 from .report import CallReport, TurnReport
 from .track import SpeakingTrack, Spoken
 from .transcript import Reply, TranscriptLog, Turn
@@ -86,7 +84,7 @@ class _Call:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._log = TranscriptLog()
-        self._listener = Listener(SAMPLE_RATE)
+        self._listener = Listener(HEARD_RATE)
         self._heard: list[tuple[int, Pcm16]] = []  # (position, samples); the whole call when audio is kept
         self._said: list[_Said] = []
         self._events: deque[tuple[Event, float]] = deque()
@@ -94,12 +92,11 @@ class _Call:
         self._ended: str | None = None
         self._active_at = self._loop.time()
         self._track = SpeakingTrack()
-        self._hearing: asyncio.Task[None] | None = None
         self._peer = RealtimePeer(
             plan.url,
             self._track,
             on_event=self._on_event,
-            on_track=self._on_track,
+            on_audio=self._on_audio,
             on_end=self._on_end,
             tls=plan.tls,
         )
@@ -127,13 +124,7 @@ class _Call:
         )
 
     async def close(self) -> None:
-        try:
-            await self._peer.close()
-        finally:
-            if self._hearing is not None:
-                self._hearing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await self._hearing
+        await self._peer.close()
 
     # --- the script
 
@@ -185,8 +176,6 @@ class _Call:
         begun = self._active_at = self._loop.time()
         while True:
             self._handle_events()
-            if self._hearing is not None and self._hearing.done():
-                self._hearing.result()  # raises what went wrong in it
             if condition():
                 return
             if self._ended is not None:
@@ -225,30 +214,17 @@ class _Call:
                 self._peer.send(answer)
         self._report()
 
-    def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio" and self._hearing is None:
-            self._hearing = asyncio.create_task(self._hear(track), name="hear")
-
     def _on_end(self, message: str) -> None:
         self._ended = message
         self._changed.set()
 
-    async def _hear(self, track: MediaStreamTrack) -> None:
-        with suppress(MediaStreamError):  # the track is over; whoever ended it says why
-            while True:
-                frame = await track.recv()
-                assert isinstance(frame, AudioFrame)
-                assert frame.sample_rate == SAMPLE_RATE, frame.sample_rate
-                at = self._loop.time()
-                # Packed int16 [1, samples * channels]; a voice call carries the same in all channels.
-                pcm = np.ascontiguousarray(frame.to_ndarray()[0, :: frame.layout.nb_channels], np.int16)
-                position = frame.pts or 0
-                self._listener.receive(pcm, position, at)
-                if self._listener.silence_ms == 0:
-                    self._active_at = at
-                if self._plan.keep_audio:
-                    self._heard.append((position, pcm))
-                self._changed.set()
+    def _on_audio(self, pcm: Pcm16, position: int, at: float) -> None:
+        self._listener.receive(pcm, position, at)
+        if self._listener.silence_ms == 0:
+            self._active_at = at
+        if self._plan.keep_audio:
+            self._heard.append((position, pcm))
+        self._changed.set()
 
     # --- what came of it
 
@@ -279,7 +255,7 @@ class _Call:
         stretches = self._heard_of(reply)
         latency = duration = stop = None
         if stretches:
-            duration = (stretches[-1].end - stretches[0].start) * 1e3 / SAMPLE_RATE
+            duration = (stretches[-1].end - stretches[0].start) * 1e3 / HEARD_RATE
             if said.spoken.last_voiced_sent.done():
                 latency = (stretches[0].start_at - said.spoken.last_voiced_sent.result()) * 1e3
             onset = interrupter.spoken.first_voiced_sent if interrupter is not None else None
@@ -306,8 +282,8 @@ class _Call:
         )
 
     def _saved_replies(self) -> list[Pcm16]:
-        """What was heard of each reply, int16 mono 48 kHz, holes and pauses in it included."""
-        edge = SAMPLE_RATE * EDGE_MS // 1000
+        """What was heard of each reply, int16 mono 16 kHz, holes and pauses in it included."""
+        edge = HEARD_RATE * EDGE_MS // 1000
         replies = []
         for said in self._said:
             stretches = self._heard_of(said.turn.reply)

@@ -28,7 +28,7 @@ FRAME = INPUT_SAMPLE_RATE // 50
 FRAME_SECONDS = 0.02
 MAX_WAIT_SECONDS = 0.06  # for a hole: three frames; later than this a listener hears the delay more than the loss
 MAX_HELD = 64  # packets behind a hole: more than a second, a sender that repeats nonsense
-IDLE_SECONDS = 0.06  # without a packet before silence is made: two late packets are ordinary
+IDLE_SECONDS = 0.07  # without a packet before silence is made: two lost in a row come back from the third
 IDLE_DTX_SECONDS = 0.03  # the same after the sender said that it pauses
 MAX_CONCEAL = INPUT_SAMPLE_RATE // 10  # 100 ms: by then a concealed vowel has faded to nothing
 MAX_AHEAD_SECONDS = 0.2  # timestamps may lead the clock on the wall by this; a gap beyond it is a lie or a restart
@@ -40,7 +40,7 @@ QUIET_PEAK = 200  # samples below this (-44 dBFS) may be left out to repay late 
 DTX_BYTES = 2  # an Opus payload this short is comfort noise (RFC 7587 section 3.1.3)
 JITTER_FACTOR = 2.5  # RFC 3550 jitter is a mean deviation: uniform 0-40 ms measures 13
 LEAST_JITTER_SECONDS = 0.003  # below it the link is clean and the next packet in hand means that one is lost
-DECAY = 0.97  # of the observed reordering, per packet in order: half in half a second
+DECAY = 0.995  # of the observed reordering, per packet in order: half in 3 s
 EMPTY = np.zeros(0, np.int16)
 _SILENT_FRAME = np.zeros(FRAME, np.int16)
 _SILENT_FRAME.setflags(write=False)
@@ -110,6 +110,7 @@ class AudioReceiver:
         self._rate = INPUT_SAMPLE_RATE
         self._expected: int | None = None  # timestamp of the next sample to emit
         self._packet_at = 0.0  # when the latest packet arrived
+        self._played_at = 0.0  # when the latest speech packet was decoded
         self._idle_at: float | None = None  # when the next frame of silence is made
         self._is_dtx = False
         self._filled = 0  # samples of silence made since the latest packet
@@ -310,6 +311,7 @@ class AudioReceiver:
             if gap or self._filled:
                 self._fill_time(gap * INPUT_SAMPLE_RATE // rate, now)
         self._filled = 0
+        self._played_at = now
         self._rate = rate
         self._expected = (timestamp + len(pcm) * rate // INPUT_SAMPLE_RATE) & 0xFFFFFFFF
         self._frame = len(pcm)
@@ -351,12 +353,15 @@ class AudioReceiver:
     def _fill_time(self, gap: int, now: float) -> None:
         """The sender's clock moved by `gap` samples without audio; `_filled` of them were made already."""
         missing = gap - self._filled
-        if missing <= 0:
-            if gap >= 0:
-                self._debt += -missing
-            return
-        # Silence that was not made in time was not needed in time either: never more than really passed.
-        self._silence(min(missing, int(MAX_AHEAD_SECONDS * INPUT_SAMPLE_RATE) + self._filled))
+        if missing > 0:
+            self._silence(min(missing, self._credible(now)))
+        elif gap >= 0:
+            self._debt += -missing
+
+    def _credible(self, now: float) -> int:
+        """Samples of a gap that may be believed: no more than the clock on the wall allows, whatever the peer says."""
+        passed = now - self._played_at + MAX_AHEAD_SECONDS
+        return max(0, int(passed * INPUT_SAMPLE_RATE) - self._filled)
 
     def _fill_hole(self, item: _Packet, num_lost: int, now: float) -> None:
         """`num_lost` packets in front of `item` are lost: whatever time they held is made up for."""
@@ -375,12 +380,11 @@ class AudioReceiver:
             return  # their timestamps do not follow the audio; the next audio packet tells how long the gap was
         per_tick = INPUT_SAMPLE_RATE / self._rate
         gap = int(timestamp_difference(item.timestamp, self._expected) * per_tick) - self._filled
+        gap = min(gap, self._credible(now))
         missing = min(gap, num_lost * self._frame)  # the rest of a longer gap is silence that the sender never sent
         if missing <= 0:
             return
-        silent = min(gap - missing, int(MAX_AHEAD_SECONDS * INPUT_SAMPLE_RATE))
-        if silent > 0:
-            self._silence(silent)
+        self._silence(gap - missing)
         self._filled = 0
         decoder = self._decoder_of(payload_format)
         missing = self._play_redundant(item.timestamp, missing, redundant)

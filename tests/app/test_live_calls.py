@@ -62,8 +62,8 @@ async def test_a_conversation_of_two_turns_leaves_nothing_behind() -> None:
             done: list[Any] = [e["response"]["status"] for e in call.events if e["type"] == "response.done"]
             assert done == ["completed", "completed"]
             metrics = await call.event("rtc_server.turn.metrics")
-            # aiortc releases a frame when the third packet after it has come: 60 ms at least, measured on the way.
-            assert metrics["stages"]["jitter_buffer"]["start_ms"] < -40
+            # A packet in order is decoded where it arrives: nothing waits in a buffer.
+            assert metrics["stages"]["jitter_buffer"]["start_ms"] > -10
         await until_idle(url)
         tasks = {task.get_name() for task in asyncio.all_tasks()}
         assert not [name for name in tasks if name.startswith(("call-", "audio-receive"))]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
-
+from model.interface import Pcm16
 from rtc_server.client.peer import RealtimePeer
 from rtc_server.client.recording import load_recording
 from rtc_server.client.track import SpeakingTrack
@@ -27,8 +25,7 @@ class LiveCall:
         self.ended: str | None = None
         self.track = SpeakingTrack()
         self._news = asyncio.Event()
-        self._reader: asyncio.Task[None] | None = None
-        self.peer = RealtimePeer(url, self.track, on_event=self._on_event, on_track=self._on_track, on_end=self._on_end)
+        self.peer = RealtimePeer(url, self.track, on_event=self._on_event, on_audio=self._on_audio, on_end=self._on_end)
 
     def say(self, name: str) -> None:
         """Say a recording of tests/data/speech."""
@@ -53,21 +50,13 @@ class LiveCall:
 
     async def close(self) -> None:
         await self.peer.close()
-        if self._reader is not None:
-            await self._reader
 
     def _on_event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         self._news.set()
 
-    def _on_track(self, track: MediaStreamTrack) -> None:
-        self._reader = asyncio.create_task(self._read(track), name="test-caller-reader")
-
-    async def _read(self, track: MediaStreamTrack) -> None:
-        with suppress(MediaStreamError):
-            while True:
-                await track.recv()
-                self.num_frames += 1
+    def _on_audio(self, pcm: Pcm16, position: int, at: float) -> None:
+        self.num_frames += 1
 
     def _on_end(self, message: str) -> None:
         self.ended = message

@@ -11,12 +11,13 @@ from pathlib import Path
 from rtc_server.app.server import serve
 from rtc_server.config import load_settings
 
-# Loopback only, no TLS, the engine in a thread, and the voice detector that needs no model file.
+# Loopback only, no TLS, calls and engine in this process, and the voice detector that needs no model file.
 DEFAULTS: Mapping[str, object] = {
     "server.host": "127.0.0.1",
     "server.tls": False,
     "engine.backend": "echo",
     "engine.isolation": "thread",
+    "server.media_workers": 0,  # calls in this process too
     "turns.vad": "webrtcvad",
     "webrtc.host_addresses": ["127.0.0.1"],
 }

@@ -147,7 +147,7 @@ async def test_the_answer_carries_our_codecs_with_their_parameters() -> None:
 
 
 async def test_what_the_binding_sends_is_received_and_reported_with_its_own_counters() -> None:
-    async with bound_pair() as (binding, caller, callee):
+    async with bound_pair() as (binding, _caller, callee):
         async with asyncio.timeout(10):
             await binding.received.wait()
             sequence = 0
@@ -177,7 +177,8 @@ async def test_a_packet_that_the_peer_asks_for_again_is_asked_of_the_binding() -
 async def test_a_forged_replayed_or_excess_source_packet_is_refused_and_counted() -> None:
     async with bound_pair() as (binding, _, _):
         # A receiving session with the key of the sending one: what the peer has.
-        assert binding.sender is not None and binding.receiver is not None
+        assert binding.sender is not None
+        assert binding.receiver is not None
         protected = binding.sender.protect(binding.packet(1))
         assert protected is not None
         assert binding.receiver.unprotect(memoryview(bytes(protected))) is None, "another key"
