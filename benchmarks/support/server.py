@@ -37,9 +37,9 @@ class Usage:
     calls: int
     asyncio_tasks: int
     threads: int
-    """Of the media process."""
+    """Of the signaling and media processes."""
     processes: int
-    """The media process and everything below it."""
+    """The signaling process and everything below it."""
     sockets: int
     """Internet sockets of all processes."""
     rss_mb: float
@@ -73,16 +73,24 @@ class RunningServer:
         """What it holds now. Only for a server of our own."""
         assert self.process is not None, "only the processes of a server that we started can be looked at"
         metrics = self.metrics()
-        media = psutil.Process(self.process.pid)
-        processes = [media, *media.children(recursive=True)]
+        signaling = psutil.Process(self.process.pid)
+        processes = [signaling, *signaling.children(recursive=True)]
+        tasks = (value for name, value in metrics.items() if name.startswith("rtc_server_asyncio_tasks"))
         return Usage(
             calls=int(metrics["rtc_server_calls"]),
-            asyncio_tasks=int(metrics["rtc_server_asyncio_tasks"]),
-            threads=media.num_threads(),
+            asyncio_tasks=int(sum(tasks)),
+            threads=sum(psutil.Process(pid).num_threads() for pid in (signaling.pid, *self.media_pids())),
             processes=len(processes),
             sockets=sum(len(process.net_connections("inet")) for process in processes),
             rss_mb=round(sum(process.memory_info().rss for process in processes) / 1e6, 1),
         )
+
+    def media_pids(self) -> list[int]:
+        """Process ids of the media workers; the signaling process's own when calls run in it."""
+        assert self.process is not None, "only the processes of a server that we started can be looked at"
+        children = psutil.Process(self.process.pid).children()
+        workers = [child.pid for child in children if "rtc_server.media.worker" in child.cmdline()]
+        return workers or [self.process.pid]
 
     def _get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=10) as reply:
@@ -90,8 +98,11 @@ class RunningServer:
 
 
 @contextmanager
-def serving(backend: str, overrides: Mapping[str, object] | None = None) -> Iterator[RunningServer]:
-    """A warm server on a free port of 127.0.0.1, with default settings but for `overrides` ("section.key": value).
+def serving(
+    backend: str, overrides: Mapping[str, object] | None = None, module: str = "rtc_server"
+) -> Iterator[RunningServer]:
+    """A warm server on a free port of 127.0.0.1, with default settings but for `overrides` ("section.key": value);
+    `module` is what is started in place of the server's own command.
 
     Raises BenchmarkError when it does not become ready; what it printed is in the message."""
     port = _free_port()
@@ -99,7 +110,7 @@ def serving(backend: str, overrides: Mapping[str, object] | None = None) -> Iter
     for key, value in {"webrtc.host_addresses": ["127.0.0.1"], **(overrides or {})}.items():
         name = "RTC_SERVER__" + key.replace(".", "__").upper()
         environment[name] = value if isinstance(value, str) else json.dumps(value)
-    command = [sys.executable, "-m", "rtc_server", "serve", "--host", "127.0.0.1", "--no-tls"]
+    command = [sys.executable, "-m", module, "serve", "--host", "127.0.0.1", "--no-tls"]
     command += ["--http-port", str(port), "--backend", backend]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import call, certs, config, doctor, models, serve
+from . import call, certs, config, doctor, loadtest, models, serve
 
 EPILOG = """
 First steps:
@@ -49,6 +49,7 @@ def common(
 
 app.command("serve", epilog=serve.EPILOG)(serve.serve)
 app.command("call", epilog=call.EPILOG)(call.call)
+app.command("loadtest", epilog=loadtest.EPILOG)(loadtest.loadtest)
 app.add_typer(models.app, name="models")
 app.add_typer(certs.app, name="certs")
 app.command("config", epilog=config.EPILOG)(config.config)

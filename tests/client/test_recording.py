@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rtc_server.client.errors import RecordingError
+from rtc_server.client.hearing import HEARD_RATE
 from rtc_server.client.recording import SAMPLE_RATE, load_recording, save_replies
 from tests.client.standin import tone
 
@@ -58,14 +59,14 @@ def test_a_silent_file_is_refused(tmp_path: Path) -> None:
 
 def test_replies_are_saved_with_half_a_second_between_them(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
-    save_replies(path, [tone(200), tone(300)])
+    save_replies(path, [tone(200), tone(300)], HEARD_RATE)
     with wave.open(str(path)) as file:
-        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (SAMPLE_RATE, 1, 2)
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (HEARD_RATE, 1, 2)
         pcm = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    assert len(pcm) == SAMPLE_RATE
-    assert not pcm[len(tone(200)) : len(tone(200)) + SAMPLE_RATE // 2].any()
+    assert len(pcm) == len(tone(200)) + len(tone(300)) + HEARD_RATE // 2
+    assert not pcm[len(tone(200)) : len(tone(200)) + HEARD_RATE // 2].any()
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="cannot be written"):
-        save_replies(tmp_path / "no" / "out.wav", [tone(200)])
+        save_replies(tmp_path / "no" / "out.wav", [tone(200)], HEARD_RATE)
