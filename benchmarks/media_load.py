@@ -132,7 +132,8 @@ def carries(report: Mapping[str, Any]) -> bool:
 
 def find_capacity(target: Target, start: int, step: int, seconds: float, show: Any) -> tuple[int, list[dict[str, Any]]]:
     """The largest load that is carried, in steps; a step that fails is tried once more."""
-    best, calls, reports = 0, start, []
+    best, calls = 0, start
+    reports: list[dict[str, Any]] = []
     while calls <= 400:
         for _ in range(2):
             try:

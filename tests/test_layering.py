@@ -58,6 +58,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("rtc_server.app", "rtc_server.media", "rtc_server.transports.sdp", "rtc_server.inference"),
         *("rtc_server.network.addresses", "rtc_server.certs", *COMMON),
     ),
+    "rtc_server.loadtest": ("rtc_server.loadtest", "rtc_server.codecs", "model.interface", "rtc_server.errors"),
     "rtc_server.cli": ("rtc_server", "model.registry", "model.weights"),
     "rtc_server.__main__": ("rtc_server.cli",),
     # the model knows nothing of the server

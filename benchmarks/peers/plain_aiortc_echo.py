@@ -42,6 +42,11 @@ class EchoTrack(MediaStreamTrack):
         return converted[0] if converted else frame
 
 
+async def healthz(request: web.Request) -> web.Response:
+    """It listens."""
+    return web.Response(text="ok")
+
+
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
@@ -70,7 +75,7 @@ def main() -> None:
 
     app = web.Application()
     app.router.add_post("/offer", offer)
-    app.router.add_get("/healthz", lambda request: web.Response(text="ok"))
+    app.router.add_get("/healthz", healthz)
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 

@@ -1,4 +1,4 @@
-"""The server's command with a thread beside it that computes in Python without end: `python -m benchmarks.support.hogged`.
+"""The server's command beside a thread that computes in Python: `python -m benchmarks.support.hogged serve`.
 
 What in-process inference or tokenisation does to an interpreter. Media must not notice: it lives elsewhere.
 """

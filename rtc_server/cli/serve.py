@@ -33,6 +33,9 @@ def serve(
         bool | None, typer.Option("--tls/--no-tls", help="Listen on the HTTPS port too (server.tls).")
     ] = None,
     backend: Annotated[str | None, typer.Option(help='What speaks: "cascade" or "echo" (engine.backend).')] = None,
+    media_workers: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Processes that carry the calls (server.media_workers).")
+    ] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Calls at once (server.max_calls).")] = None,
     models_dir: ModelsDirOption = None,
 ) -> None:
@@ -54,6 +57,7 @@ def serve(
         "server.tls": tls,
         "engine.backend": backend,
         "server.max_calls": max_calls,
+        "server.media_workers": media_workers,
         "models.cache_dir": None if models_dir is None else str(models_dir),
     }
     settings = load_settings(config, {key: value for key, value in flags.items() if value is not None})
@@ -65,6 +69,9 @@ def serve(
         raise ModelsMissingError(folder, [weight.name for weight in absent])
 
     from rtc_server.app.server import run  # after the checks: it loads the media libraries
+    from rtc_server.transports.aiortc_media import check_upstream
+
+    check_upstream()
 
     progress = spinner()
     progress.add_task("Loading the models…", total=None)

@@ -71,7 +71,7 @@ def installed_client() -> Path:
                 command, cwd=cache, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            said = (error.stderr or "").strip().splitlines()
+            said = str(error.stderr or "").strip().splitlines()
             reason = said[-1] if said else type(error).__name__
             raise LoadTestError(f"The npm package node-datachannel could not be installed: {reason}") from error
     shutil.copy(CLIENT_FILES / "client.mjs", cache / "client.mjs")  # beside its node_modules, where node looks

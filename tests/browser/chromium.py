@@ -37,7 +37,7 @@ def write_microphone(path: Path, recordings: Sequence[Path], lead_seconds: float
     pieces = [np.zeros(int(lead_seconds * SAMPLE_RATE), np.int16)]
     for recording in recordings:
         pieces += [load_recording(recording).pcm, np.zeros(int(pause_seconds * SAMPLE_RATE), np.int16)]
-    save_replies(path, [np.concatenate(pieces)])
+    save_replies(path, [np.concatenate(pieces)], SAMPLE_RATE)
 
 
 @contextmanager

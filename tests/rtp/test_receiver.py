@@ -274,12 +274,16 @@ def test_key_presses_use_sequence_numbers_and_are_no_loss() -> None:
     heard = Heard()
     sequence = 0
     for position in range(60):
-        heard.get(packet(sequence, timestamp=position * 960, payload=struct.pack("!I", position)), 100 + position * 0.02)
+        heard.get(
+            packet(sequence, timestamp=position * 960, payload=struct.pack("!I", position)), 100 + position * 0.02
+        )
         sequence += 1
         if 20 <= position < 30:
             end = 0x80 if position >= 27 else 0
             body = struct.pack("!BBH", 5, end | 10, (position - 19) * 960)
-            heard.get(packet(sequence, timestamp=20 * 960, payload=body, payload_type=110), 100 + position * 0.02 + 0.001)
+            heard.get(
+                packet(sequence, timestamp=20 * 960, payload=body, payload_type=110), 100 + position * 0.02 + 0.001
+            )
             sequence += 1
     assert heard.frames == [1_000 + n for n in range(60)]
     assert [digit.digit for digit in heard.digits] == ["5"]
@@ -290,7 +294,9 @@ def test_a_lost_key_press_packet_makes_no_sound() -> None:
     heard = Heard()
     sequence = 0
     for position in range(30):
-        heard.get(packet(sequence, timestamp=position * 960, payload=struct.pack("!I", position)), 100 + position * 0.02)
+        heard.get(
+            packet(sequence, timestamp=position * 960, payload=struct.pack("!I", position)), 100 + position * 0.02
+        )
         sequence += 2 if position == 15 else 1  # the packet in between was a key press, and was lost
     assert heard.frames == [1_000 + n for n in range(30)]
 

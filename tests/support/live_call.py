@@ -22,6 +22,7 @@ class LiveCall:
     def __init__(self, url: str) -> None:
         self.events: list[dict[str, Any]] = []
         self.num_frames = 0
+        self.heard_at: list[float] = []
         self.ended: str | None = None
         self.track = SpeakingTrack()
         self._news = asyncio.Event()
@@ -57,6 +58,7 @@ class LiveCall:
 
     def _on_audio(self, pcm: Pcm16, position: int, at: float) -> None:
         self.num_frames += 1
+        self.heard_at.append(at)
 
     def _on_end(self, message: str) -> None:
         self.ended = message

@@ -1,0 +1,123 @@
+"""Which node takes a call, and what happens when nodes come and go."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from rtc_server.errors import (
+    ApiError,
+    CallNotFoundError,
+    InvalidSdpError,
+    NetworkError,
+    NotReadyError,
+    ServerFullError,
+)
+from rtc_server.media.merge import merge
+from rtc_server.media.node import Answer, NodeLoad, OfferRequest
+from rtc_server.media.router import MediaRouter, least_loaded
+from rtc_server.media.wire import Failure
+from rtc_server.transports.sdp import Offer
+
+REQUEST = OfferRequest(Offer("", (), False, 0), ())
+
+
+class CountingNode:
+    """A node that accepts everything and counts."""
+
+    def __init__(self, name: str, calls: int = 0, *, is_ready: bool = True) -> None:
+        self.name = name
+        self.calls = calls
+        self.is_ready = is_ready
+        self.hung_up: list[str] = []
+
+    @property
+    def load(self) -> NodeLoad:
+        return NodeLoad(self.calls, self.is_ready)
+
+    async def answer(self, request: OfferRequest) -> Answer:
+        self.calls += 1
+        return Answer(f"{self.name}-{self.calls}", "v=0")
+
+    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+        return self.name
+
+    async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None: ...
+
+    async def hang_up(self, call_id: str) -> None:
+        self.hung_up.append(call_id)
+
+    async def metrics(self) -> bytes:
+        return b""
+
+    async def close(self, timeout_seconds: float) -> None:
+        self.is_ready = False
+
+
+def test_the_least_loaded_ready_node_is_chosen() -> None:
+    assert least_loaded([NodeLoad(3, True), NodeLoad(1, True), NodeLoad(0, False)]) == 1
+    assert least_loaded([NodeLoad(2, True), NodeLoad(2, True)]) == 0
+    assert least_loaded([NodeLoad(0, False)]) is None
+
+
+async def test_calls_spread_evenly_and_are_found_again() -> None:
+    nodes = [CountingNode("a"), CountingNode("b")]
+    router = MediaRouter(nodes, max_calls=10)
+    answers = [await router.answer(REQUEST) for _ in range(6)]
+    assert [node.calls for node in nodes] == [3, 3]
+    await router.hang_up(answers[1].call_id)
+    assert nodes[1].hung_up == [answers[1].call_id]
+    with pytest.raises(CallNotFoundError):
+        await router.hang_up("rtc_unknown")
+
+
+async def test_the_limit_is_the_machines_not_the_nodes() -> None:
+    router = MediaRouter([CountingNode("a", 2), CountingNode("b", 1)], max_calls=4)
+    await router.answer(REQUEST)
+    with pytest.raises(ServerFullError):
+        await router.answer(REQUEST)
+
+
+async def test_without_a_ready_node_callers_are_asked_to_wait() -> None:
+    router = MediaRouter([CountingNode("a", is_ready=False)], max_calls=4)
+    with pytest.raises(NotReadyError):
+        await router.answer(REQUEST)
+    assert not router.is_ready
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidSdpError("no", param="sdp"),
+        ServerFullError("full", retry_after=7),
+        NotReadyError("wait", retry_after=3),
+        NetworkError("no port"),
+        CallNotFoundError("gone"),
+    ],
+)
+def test_refusals_cross_the_process_boundary_unchanged(error: ApiError) -> None:
+    received = Failure.of(error).error()
+    assert type(received) is type(error)
+    assert isinstance(received, ApiError)
+    assert (received.message, received.status, received.headers) == (error.message, error.status, error.headers)
+    assert received.to_body() == error.to_body()
+
+
+def test_a_bug_crosses_as_a_bug_without_its_details() -> None:
+    received = Failure.of(KeyError("secret")).error()
+    assert isinstance(received, RuntimeError)
+    assert "secret" not in str(received)
+
+
+def test_metrics_of_several_processes_add_up() -> None:
+    def page(calls: int, rss: float) -> bytes:
+        registry = CollectorRegistry()
+        Counter("rtc_server_calls_started", "Calls.", registry=registry).inc(calls)
+        Gauge("rtc_server_rss_bytes", "Memory.", registry=registry).set(rss)
+        return generate_latest(registry)
+
+    families = {family.name: family for family in merge([("media-0", page(2, 10)), ("media-1", page(3, 20))])}
+    (started,) = families["rtc_server_calls_started"].samples
+    assert (started.name, started.value) == ("rtc_server_calls_started_total", 5)
+    rss = {sample.labels["process"]: sample.value for sample in families["rtc_server_rss_bytes"].samples}
+    assert rss == {"media-0": 10, "media-1": 20}
