@@ -38,7 +38,7 @@ from rtc_server.loadtest.run import LoadPlan, LoadTestError, default_recordings,
 SERVER_CPU, CLIENT_CPU = 0, 1
 MAX_GAP_MS, MIN_DELIVERED, MAX_GROWTH_MS = 40.0, 0.99, 25.0  # what counts as carrying a load
 LOADS = (1, 8, 40)
-STEPS = {"ours": 20, "aiortc": 4}
+STARTS, STEPS = {"ours": 80, "aiortc": 12}, {"ours": 20, "aiortc": 4}
 LINKS: Mapping[str, Impairment] = {
     "clean": Impairment(),
     "1 % loss": Impairment(loss=0.01),
@@ -119,6 +119,13 @@ def load(
     return {"server_name": target.name, **report}
 
 
+def recovery(target: Target) -> dict[str, Any]:
+    """Six bad seconds, then a clean link: the echo delay from five seconds after the end on."""
+    until = Impairment(loss=0.05, burst=3, jitter_ms=40, until_seconds=6)
+    report = load(target, 6, 15.0, until, probes=6)
+    return {**report, "echo_ms": report["echo_after_impairment_ms"] or {}}
+
+
 def carries(report: Mapping[str, Any]) -> bool:
     """The load was carried: punctual, complete, and the delay did not grow."""
     growth = report["echo_growth_ms"]
@@ -151,7 +158,9 @@ def find_capacity(target: Target, start: int, step: int, seconds: float, show: A
 
 
 def rows(console: Console, title: str, reports: list[dict[str, Any]], label: str) -> None:
-    """One table."""
+    """One table; nothing when there is nothing to show."""
+    if not reports:
+        return
     table = Table(title=title)
     for name in (
         label,
@@ -191,6 +200,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="short runs: does it work?")
     parser.add_argument("--json", type=Path, help="write every report there")
     parser.add_argument("--vad", default="webrtcvad", choices=("webrtcvad", "silero", "gated"))
+    parser.add_argument("--tables", nargs="*", default=["load", "links", "recovery", "setup"], help="which to make")
     parser.add_argument("--find-capacity", action="store_true")
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--gil-hog", action="store_true")
@@ -209,29 +219,30 @@ def main() -> int:
     def add(table: str, label: str, report: dict[str, Any]) -> None:
         tables.setdefault(table, []).append({"label": label, **report})
 
-    for calls in LOADS[:2] if arguments.quick else LOADS:
+    wanted = set(arguments.tables)
+    for calls in (LOADS[:2] if arguments.quick else LOADS) if "load" in wanted else ():
         for peer in peers():
             with peer() as target:
                 if target.name == "aiortc" and calls > 20:
                     continue
                 add("load", "", load(target, calls, seconds))
-    rows(console, "Load", tables["load"], "")
-    for label, impairment in LINKS.items():
+    rows(console, "Load", tables.get("load", []), "")
+    for label, impairment in LINKS.items() if "links" in wanted else ():
         for peer in peers():
             with peer() as target:
                 add("links", label, load(target, 6, seconds, impairment, probes=6))
-    rows(console, "Links, 6 calls", tables["links"], "link")
-    with ours(arguments.vad) as target:
-        until = Impairment(loss=0.05, burst=3, jitter_ms=40, until_seconds=6)
-        report = load(target, 6, 15.0, until, probes=6)
-        add("recovery", "bad until 6 s; from 11 s on", {**report, "echo_ms": report["echo_after_impairment_ms"] or {}})
-    rows(console, "Back to clean", tables["recovery"], "link")
-    for calls in (1, 10):
+    rows(console, "Links, 6 calls", tables.get("links", []), "link")
+    if "recovery" in wanted:
+        with ours(arguments.vad) as target:
+            add("recovery", "bad until 6 s; from 11 s on", recovery(target))
+        rows(console, "Back to clean", tables["recovery"], "link")
+    with_setup = (1, 10) if "setup" in wanted else ()
+    for calls in with_setup:
         for peer in peers():
             with peer() as target:
                 for _ in range(2 if arguments.quick else 5):
                     add("setup", "all at once", load(target, calls, 1.0, ramp_ms=0.0))
-    rows(console, "Set-up", tables["setup"], "")
+    rows(console, "Set-up", tables.get("setup", []), "")
     if arguments.gil_hog:
         with ours(arguments.vad, hog=True) as target:
             add("hog", "a thread computes in signaling", load(target, 20, seconds))
@@ -242,7 +253,7 @@ def main() -> int:
             with peer() as target:
                 step = STEPS[target.name]
                 best, reports = find_capacity(
-                    target, step if target.name == "aiortc" else 60, step, seconds, lambda r: rows(console, "", [r], "")
+                    target, STARTS[target.name], step, seconds, lambda r: rows(console, "", [r], "")
                 )
                 capacity[target.name] = best
                 tables[f"capacity {target.name}"] = reports

@@ -105,7 +105,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "webrtcvad": ("rtc_server.turns",),
     "aiortc": ("rtc_server.transports", "rtc_server.network", "rtc_server.client"),
     "aioice": ("rtc_server.network",),
-    "pylibsrtp": ("rtc_server.transports",),
+    "pylibsrtp": ("rtc_server.transports", "rtc_server.client"),
     "cffi": ("rtc_server.codecs",),
     "av": ("rtc_server.codecs", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
     "aiohttp": ("rtc_server.app", "rtc_server.client"),
