@@ -14,8 +14,7 @@ import pytest
 
 from model.backends.cascade.asr import Recognizer
 from model.weights import default_models_dir
-from rtc_server.audio.resample import StreamResampler
-from rtc_server.client.recording import SAMPLE_RATE, load_recording
+from rtc_server.client.recording import load_recording
 from rtc_server.client.session import CallPlan, hold_call
 from tests.support.server_process import ServerProcess, server_process
 
@@ -51,8 +50,7 @@ def word_errors(reference: str, heard: str) -> int:
 
 
 def recognised(recognizer: Recognizer, pcm: np.ndarray) -> str:
-    to_16k = StreamResampler(SAMPLE_RATE, 16_000)
-    text = recognizer.recognize(np.concatenate([to_16k.resample(pcm), to_16k.flush()]), lambda: False)
+    text = recognizer.recognize(pcm, lambda: False)
     assert text is not None
     return text
 
