@@ -93,9 +93,10 @@ def _create_nodes(
 
 
 async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:
-    """Until the models are warm and every media worker is connected to them."""
+    """Until the models are warm and every media worker is connected to them; then calls are taken."""
     await engine.start()
     await asyncio.gather(*(node.wait_ready() for node in router.nodes if isinstance(node, ProcessNode)))
+    router.open()
 
 
 def create_app(context: AppContext) -> web.Application:

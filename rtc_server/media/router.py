@@ -29,7 +29,11 @@ class MediaRouter:
         self.nodes = tuple(nodes)
         self._max_calls = max_calls
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
-        self._is_closing = False
+        self._is_open = False
+
+    def open(self) -> None:
+        """Take calls from now on: once every node is ready, or the first calls would all go to the first node."""
+        self._is_open = True
 
     @property
     def num_calls(self) -> int:
@@ -38,8 +42,8 @@ class MediaRouter:
 
     @property
     def is_ready(self) -> bool:
-        """At least one node takes calls."""
-        return not self._is_closing and any(node.load.is_ready for node in self.nodes)
+        """At least one node takes calls; before `open`, none."""
+        return self._is_open and any(node.load.is_ready for node in self.nodes)
 
     async def answer(self, request: OfferRequest) -> Answer:
         """Let the least loaded node answer. Raises NotReadyError, ServerFullError and what the node raises."""
@@ -73,11 +77,11 @@ class MediaRouter:
 
     async def close(self, timeout_seconds: float) -> None:
         """End every call and every node."""
-        self._is_closing = True
+        self._is_open = False
         await asyncio.gather(*(node.close(timeout_seconds) for node in self.nodes))
 
     def _choose(self) -> MediaNode:
-        index = None if self._is_closing else least_loaded([node.load for node in self.nodes])
+        index = least_loaded([node.load for node in self.nodes]) if self._is_open else None
         if index is None:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
         if self.num_calls >= self._max_calls:

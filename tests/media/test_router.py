@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
@@ -54,6 +56,12 @@ class CountingNode:
         self.is_ready = False
 
 
+def opened(nodes: Sequence[CountingNode], max_calls: int) -> MediaRouter:
+    router = MediaRouter(nodes, max_calls)
+    router.open()
+    return router
+
+
 def test_the_least_loaded_ready_node_is_chosen() -> None:
     assert least_loaded([NodeLoad(3, True), NodeLoad(1, True), NodeLoad(0, False)]) == 1
     assert least_loaded([NodeLoad(2, True), NodeLoad(2, True)]) == 0
@@ -62,7 +70,7 @@ def test_the_least_loaded_ready_node_is_chosen() -> None:
 
 async def test_calls_spread_evenly_and_are_found_again() -> None:
     nodes = [CountingNode("a"), CountingNode("b")]
-    router = MediaRouter(nodes, max_calls=10)
+    router = opened(nodes, max_calls=10)
     answers = [await router.answer(REQUEST) for _ in range(6)]
     assert [node.calls for node in nodes] == [3, 3]
     await router.hang_up(answers[1].call_id)
@@ -72,17 +80,34 @@ async def test_calls_spread_evenly_and_are_found_again() -> None:
 
 
 async def test_the_limit_is_the_machines_not_the_nodes() -> None:
-    router = MediaRouter([CountingNode("a", 2), CountingNode("b", 1)], max_calls=4)
+    router = opened([CountingNode("a", 2), CountingNode("b", 1)], max_calls=4)
     await router.answer(REQUEST)
     with pytest.raises(ServerFullError):
         await router.answer(REQUEST)
 
 
 async def test_without_a_ready_node_callers_are_asked_to_wait() -> None:
-    router = MediaRouter([CountingNode("a", is_ready=False)], max_calls=4)
+    router = opened([CountingNode("a", is_ready=False)], max_calls=4)
     with pytest.raises(NotReadyError):
         await router.answer(REQUEST)
     assert not router.is_ready
+
+
+async def test_until_every_node_is_ready_none_takes_a_call() -> None:
+    """The first of two workers would otherwise get the calls that were meant for both."""
+    nodes = [CountingNode("a"), CountingNode("b", is_ready=False)]
+    router = MediaRouter(nodes, max_calls=4)
+    assert not router.is_ready
+    with pytest.raises(NotReadyError):
+        await router.answer(REQUEST)
+    nodes[1].is_ready = True
+    router.open()
+    assert router.is_ready
+    await router.answer(REQUEST)
+    await router.close(0.0)
+    assert not router.is_ready
+    with pytest.raises(NotReadyError):
+        await router.answer(REQUEST)
 
 
 @pytest.mark.parametrize(
