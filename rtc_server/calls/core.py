@@ -27,7 +27,6 @@ from model.interface import (
 )
 from rtc_server.audio.pcm import rms_dbfs
 from rtc_server.audio.playout import Playout, PlayoutFrame
-from rtc_server.audio.resample import StreamResampler
 from rtc_server.errors import ProtocolError
 from rtc_server.realtime.conversation import Conversation, Item, heard_text
 from rtc_server.realtime.events import Event, EventWriter, NewId, ResponseCreate, ResponseParameters
@@ -46,6 +45,7 @@ from rtc_server.turns.interruption import BargeIn, Verdict
 
 from .announcements import Announcer
 from .intents import CancelRequest, CoreOutput, GrantAudio, Observe, SendEvent, SubmitRequest
+from .reply_playout import ReplyPlayout
 from .responses import InputClock, Response, TurnTiming, response_latency_ms, turn_stages
 from .user_turns import Unanswered, UserTurn, joined
 
@@ -96,7 +96,7 @@ class CallCore:
         self._unanswered: list[Unanswered] = []
         self._responses: dict[str, Response] = {}  # alive: held, generating or playing
         self._held: Response | None = None
-        self._resamplers: dict[str, StreamResampler] = {}
+        self._replies = ReplyPlayout(playout, engine.sample_rate)
         self._paused_at: float | None = None
         self.has_spoken = False  # from the first audio on, the voice is fixed
 
@@ -157,7 +157,7 @@ class CallCore:
         if frame.is_last:
             self._emit(self.announce.output_buffer("stopped", response.response_id))
             self._forget(response)
-            self._play_next()
+            self._replies.play_next(self._responses.values())
         return frame
 
     def next_deadline(self) -> float | None:
@@ -498,7 +498,7 @@ class CallCore:
             case AudioDelta():
                 response.deadline = None
                 self._open_item(response)
-                self._play(response, event)
+                self._replies.play(response, event)
             case ResponseDone():
                 self._on_done(response, event)
 
@@ -510,29 +510,6 @@ class CallCore:
         response.previous_item_id = self.conversation.append(item)
         self._emit(self.announce.reply_item_added(response, item, response.previous_item_id))
 
-    def _play(self, response: Response, delta: AudioDelta) -> None:
-        is_waiting = any(other != response.response_id for other in self._resamplers)  # another one has the playout
-        if is_waiting or response.unplayed:
-            response.unplayed.append(delta)
-            return
-        resampler = self._resamplers.get(response.response_id)
-        if resampler is None:
-            resampler = StreamResampler(self._engine.sample_rate, self._playout.sample_rate)
-            self._resamplers[response.response_id] = resampler
-            self._playout.start(response.response_id)
-        response.received_audio_ms += len(delta.pcm) * 1e3 / self._engine.sample_rate
-        self._playout.push(response.response_id, resampler.resample(delta.pcm), delta.text_end)
-
-    def _play_next(self) -> None:
-        for response in self._responses.values():
-            if not response.is_held and response.unplayed:
-                deltas, response.unplayed = response.unplayed, []
-                for delta in deltas:
-                    self._play(response, delta)
-                if response.done is not None:
-                    self._finish_playout(response)
-                return
-
     def _on_done(self, response: Response, done: ResponseDone) -> None:
         response.done = done
         response.deadline = None
@@ -543,15 +520,9 @@ class CallCore:
         if response.unplayed:
             return
         if response.received_audio_ms:
-            self._finish_playout(response)
+            self._replies.finish(response)
         else:
             self._forget(response)
-
-    def _finish_playout(self, response: Response) -> None:
-        resampler = self._resamplers.get(response.response_id)
-        if resampler is not None:
-            self._playout.push(response.response_id, resampler.flush(), None)
-        self._playout.finish(response.response_id)
 
     def _announce_done(self, response: Response, status: str, details: dict[str, str] | None) -> None:
         response.is_announced_done = True
@@ -587,7 +558,7 @@ class CallCore:
 
     def _forget(self, response: Response) -> None:
         self._responses.pop(response.response_id, None)
-        self._resamplers.pop(response.response_id, None)
+        self._replies.forget(response)
         if self._barge_in.is_pending and not self.is_agent_active:
             # The reply ended by itself while a voice was being judged: it is an ordinary turn now.
             self._barge_in.reset()
