@@ -1,9 +1,10 @@
-"""What voice detection costs, alone and in one batch for many calls, and how well it hears.
+"""What voice detection costs, call by call and in one batch per tick, and how well it hears.
 
     python -m benchmarks.voice_detection            cost and quality of webrtcvad, Silero and the gated pair
     python -m benchmarks.voice_detection --quick    fewer recordings
 
-Cost: CPU ms per second of call, one thread. Quality: recordings of `tests/data/speech` with silence before and after,
+Cost: CPU ms per second of call, one thread, many calls at once with frames at phases of their own; a call is one third
+speech, the rest a quiet room. Quality: recordings of `tests/data/speech` with silence before and after,
 pink noise at 40, 10 and 3 dB SNR; voice is where the clean recording is above -45 dBFS. The threshold is 0.5.
 """
 
@@ -25,13 +26,20 @@ from rich.table import Table
 from benchmarks.support.machine import ROOT, provenance
 from model.interface import Pcm16
 from model.weights import SILERO_VAD, default_models_dir
+from rtc_server.audio.pacing import SLOT_SECONDS
 from rtc_server.client.listener import voice_bounds
 from rtc_server.turns.vad import VoiceDetector
-from rtc_server.turns.vad_factory import create_detector
-from rtc_server.turns.vad_silero import CONTEXT_SAMPLES, load_session
+from rtc_server.turns.vad_factory import create_detector, create_vad_factory
 
 RATE = 16_000
-BATCHES = (1, 10, 40)
+CALLS = (1, 10, 40, 100)
+WAYS = (
+    ("webrtcvad", "webrtcvad", False),
+    ("Silero, call by call", "silero", False),
+    ("gated, call by call", "gated", False),
+    ("Silero, one batch per tick", "silero", True),
+    ("gated, one batch per tick", "gated", True),
+)
 SNRS_DB = (40, 10, 3)
 KINDS = ("webrtcvad", "silero", "gated")
 
@@ -50,28 +58,39 @@ def pink(samples: int, rms: float, seed: int) -> np.ndarray:
     return np.asarray(noise * (rms / noise.std()))
 
 
-def batch_cost(model: Path, batch: int, steps: int) -> float:
-    """CPU ms per second of call when `batch` calls are judged in one run of the model."""
-    session = load_session(model)
-    frames = np.random.default_rng(1).standard_normal((batch, CONTEXT_SAMPLES + 512)).astype(np.float32) * 0.05
-    state = np.zeros((2, batch, 128), np.float32)
-    rate = np.array(RATE, np.int64)
-    for _ in range(5):
-        session.run(None, {"input": frames, "state": state, "sr": rate})
-    begun = time.process_time()
-    for _ in range(steps):
-        _, state = session.run(None, {"input": frames, "state": state, "sr": rate})
-    return (time.process_time() - begun) * 1e3 / (steps * 0.032 * batch)
+def cost(kind: str, model: Path, calls: int, is_batched: bool, talk: Pcm16, seconds: float) -> float:
+    """CPU ms per second of call, of `calls` calls in one process: as the server runs them, on virtual time."""
+    waiting: list[Callable[[], None]] = []
+    factory = create_vad_factory(kind, 2, model, waiting.append if is_batched else None)
 
+    class Caller:
+        def __init__(self, number: int) -> None:
+            self.detector = factory(self.judge)
+            self.size = self.detector.frame_samples
+            self.at = number * len(talk) // calls // self.size * self.size
+            self.due = number * self.size // calls  # the sample at which its next frame is complete
+            self.frame = talk[: self.size]
 
-def stream_cost(make: Callable[[], VoiceDetector], pcm: Pcm16) -> float:
-    """CPU ms per second of call, one call, as the server runs it."""
-    detector = make()
-    size = detector.frame_samples
+        def judge(self) -> None:
+            if self.detector.probability(self.frame) is not None:
+                self.at = (self.at + self.size) % (len(talk) - self.size)
+
+        def receive(self) -> None:
+            self.frame = talk[self.at : self.at + self.size]
+            self.due += self.size
+            self.judge()
+
+    callers = [Caller(number) for number in range(calls)]
+    tick = int(RATE * SLOT_SECONDS)
     begun = time.process_time()
-    for start in range(0, len(pcm) - size + 1, size):
-        detector.probability(pcm[start : start + size])
-    return (time.process_time() - begun) * 1e3 / (len(pcm) / RATE)
+    for now in range(tick, int(seconds * RATE), tick):
+        for caller in callers:
+            if caller.due <= now:
+                caller.receive()
+        for flush in waiting:
+            flush()
+        waiting.clear()
+    return (time.process_time() - begun) * 1e3 / seconds / calls
 
 
 def quality(make: Callable[[], VoiceDetector], recordings: list[Pcm16], snr_db: float) -> dict[str, float]:
@@ -90,7 +109,9 @@ def quality(make: Callable[[], VoiceDetector], recordings: list[Pcm16], snr_db: 
         size = detector.frame_samples
         hits = []
         for start in range(0, len(pcm) - size + 1, size):
-            if detector.probability(pcm[start : start + size]) >= 0.5:
+            probability = detector.probability(pcm[start : start + size])
+            assert probability is not None, "one detector answers at once"
+            if probability >= 0.5:
                 hits.append(start + size)
         inside = [end for end in hits if first < end <= last + size]
         outside = [end for end in hits if end <= first or end > last + RATE // 2]
@@ -119,15 +140,18 @@ def main() -> int:
     recordings = [read(path) for path in paths[:3] if path] if arguments.quick else [read(path) for path in paths]
     # A call: one third speech, the rest a quiet room.
     talk = np.concatenate([np.concatenate([pcm, np.zeros(2 * len(pcm), np.int16)]) for pcm in recordings[:4]])
+    slower = 10 if arguments.quick else 1
     console = Console(width=120)
     result: dict[str, object] = {"provenance": provenance()}
-    costs = {batch: batch_cost(model, batch, 100 if arguments.quick else 600) for batch in BATCHES}
-    streams = {kind: stream_cost(partial(create_detector, kind, 2, model), talk) for kind in KINDS}
-    result |= {"silero_batch_cpu_ms_per_call_s": costs, "stream_cpu_ms_per_call_s": streams}
     table = Table(title="CPU ms per second of call")
-    for name in (*KINDS, *(f"Silero, batch of {batch}" for batch in BATCHES)):
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.2f}" for value in (*streams.values(), *costs.values())))
+    for name in ("detector", *(f"{calls} calls" for calls in CALLS)):
+        table.add_column(name, justify="left" if name == "detector" else "right")
+    costs: dict[str, dict[int, float]] = {}
+    for name, kind, is_batched in WAYS:
+        per_calls = {calls: cost(kind, model, calls, is_batched, talk, 400 / calls / slower) for calls in CALLS}
+        costs[name] = per_calls
+        table.add_row(name, *(f"{value:.2f}" for value in per_calls.values()))
+    result["cpu_ms_per_call_s"] = costs
     console.print(table)
     rows = []
     table = Table(title=f"{len(recordings)} recordings")

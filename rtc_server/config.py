@@ -181,8 +181,9 @@ class SessionSection(Section):
 class TurnsSection(Section):
     """When somebody is speaking, has finished, or interrupts. Clients may change the OpenAI-named keys."""
 
-    vad: Literal["silero", "webrtcvad", "gated"] = "silero"
-    """Voice detector: "silero", "webrtcvad" (cheaper, less exact), or "gated": webrtcvad in front of silero."""
+    vad: Literal["gated", "silero", "webrtcvad"] = "gated"
+    """Voice detector: "gated" (silero, asleep while webrtcvad hears nothing at all), "silero" on every frame, or
+    "webrtcvad" alone (cheapest, fooled by noise)."""
     threshold: float = Field(0.5, ge=0.0, le=1.0)
     """Speech probability from which a frame counts as speech; raise it in noisy rooms."""
     prefix_padding_ms: int = Field(300, ge=0, le=5_000)
@@ -205,7 +206,7 @@ class TurnsSection(Section):
     echo_guard: bool = True
     """Recognise the server's own voice coming back from a loudspeaker, and do not answer it."""
     webrtcvad_mode: int = Field(2, ge=0, le=3)
-    """Aggressiveness of webrtcvad: 0 passes most, 3 rejects most."""
+    """Aggressiveness of webrtcvad where it stands alone: 0 passes most, 3 rejects most."""
 
 
 class WebRtcSection(Section):

@@ -109,7 +109,7 @@ async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
                 "engine.response_timeout_seconds": 3.5,
             }
         )
-        call = Call("rtc_1", settings, LoopbackTransport(), engine, WebRtcVoiceDetector())
+        call = Call("rtc_1", settings, LoopbackTransport(), engine, vad_factory(settings))
         assert call._detector._config.min_speech_ms == 140
         assert call._detector._config.max_utterance_ms == 9_000
         assert call._detector._is_echo is None
@@ -122,10 +122,10 @@ async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
 
 
 def test_the_voice_detector_is_the_one_that_was_named() -> None:
-    detector = vad_factory(settings_with(**{"turns.webrtcvad_mode": 3}))()
+    detector = vad_factory(settings_with(**{"turns.webrtcvad_mode": 3}))(lambda: None)
     assert isinstance(detector, WebRtcVoiceDetector)
     assert detector._mode == 3
-    assert isinstance(vad_factory(settings_with(**{"turns.vad": "gated"}))(), GatedVoiceDetector)
+    assert isinstance(vad_factory(settings_with(**{"turns.vad": "gated"}))(lambda: None), GatedVoiceDetector)
 
 
 async def test_ice_servers_and_addresses_reach_the_peer() -> None:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from .pcm import FRAME_MS
 
 PHASES = 4  # 5 ms slots: a frame waits 2.5 ms for its slot on average, and a slot costs one wake-up
+SLOT_SECONDS = FRAME_MS / 1_000 / PHASES
 MAX_LATE_FRAMES = 1  # a frame late by more is skipped: timestamps follow the wall clock, nothing leaves in a burst
 
 Member = TypeVar("Member")

@@ -17,7 +17,7 @@ from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.echo_guard import EchoGuard
 from rtc_server.turns.interruption import BargeIn
-from rtc_server.turns.vad import VoiceDetector
+from rtc_server.turns.vad import VadFactory
 
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
@@ -57,7 +57,7 @@ class Call:
         settings: Settings,
         transport: MediaTransport,
         engine: EngineClient,
-        vad: VoiceDetector,
+        make_vad: VadFactory,
     ) -> None:
         info = engine.info
         self.call_id = call_id
@@ -71,7 +71,7 @@ class Call:
         session = initial_session(settings, info.name, info.voices)
         self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
         self._detector = TurnDetector(
-            vad,
+            make_vad(self._on_voice_judged),
             self._detector_config(session),
             is_echo=None if self._echo_guard is None else self._echo_guard.is_echo,
         )
@@ -164,6 +164,13 @@ class Call:
 
     def _on_session(self, session: SessionConfig) -> None:
         self._detector.update(self._detector_config(session))
+
+    def _on_voice_judged(self) -> None:
+        try:
+            self.core.judge_audio(asyncio.get_running_loop().time())
+            self._drain()
+        except Exception as error:  # called by the batch, which judges for every other call too
+            self._transport.abort(error)
 
     def _on_engine_event(self, event: EngineEvent) -> None:
         try:

@@ -8,7 +8,7 @@ flushed, response dead by id, engine cancelled, conversation cut to what was hea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from model.interface import (
@@ -105,10 +105,11 @@ class CallCore:
     def receive_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float = 0.0) -> None:
         """Input samples, int16 mono 16 kHz, any length."""
         self._clock.received(self._detector.samples_received + len(pcm), now, jitter_buffer_ms)
-        for event in self._detector.receive_audio(pcm):
-            self._on_turn_event(event, now)
-        if self._turn is not None and self._barge_in.is_pending:
-            self._apply_verdict(self._barge_in.voiced(self._detector.voiced_ms), now)
+        self._on_turn_events(self._detector.receive_audio(pcm), now)
+
+    def judge_audio(self, now: float) -> None:
+        """The voice detector has an answer that it owed (`turns.vad.VadFactory`)."""
+        self._on_turn_events(self._detector.judge(), now)
 
     def receive_engine(self, event: EngineEvent, now: float) -> None:
         """One engine event; events of dead responses are ignored."""
@@ -189,6 +190,7 @@ class CallCore:
         self._responses.clear()
         self._held = None
         self._playout.flush()
+        self._detector.close()
 
     # --- turns
 
@@ -196,6 +198,12 @@ class CallCore:
     def is_agent_active(self) -> bool:
         """A reply is being made or played (held ones do not count)."""
         return any(not response.is_held for response in self._responses.values())
+
+    def _on_turn_events(self, events: Iterable[TurnEvent], now: float) -> None:
+        for event in events:
+            self._on_turn_event(event, now)
+        if self._turn is not None and self._barge_in.is_pending:
+            self._apply_verdict(self._barge_in.voiced(self._detector.voiced_ms), now)
 
     def _on_turn_event(self, event: TurnEvent, now: float) -> None:
         match event:

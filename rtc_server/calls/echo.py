@@ -19,7 +19,7 @@ from rtc_server.errors import ProtocolError
 from rtc_server.realtime.events import EventWriter
 from rtc_server.rtp.elastic import ElasticQueue
 from rtc_server.transports.base import MediaTransport
-from rtc_server.turns.vad import VoiceDetector
+from rtc_server.turns.vad import VadFactory
 
 from .call import new_id
 
@@ -29,7 +29,7 @@ ECHO_RESPONSE_ID = "echo"
 class EchoCall:
     """A `MediaSink`. Created by the registry like a `Call`; `run` carries it from set-up to the freed slot."""
 
-    def __init__(self, call_id: str, settings: Settings, transport: MediaTransport, vad: VoiceDetector) -> None:
+    def __init__(self, call_id: str, settings: Settings, transport: MediaTransport, make_vad: VadFactory) -> None:
         self.call_id = call_id
         self.connected = asyncio.Event()
         """Set once media flows."""
@@ -39,7 +39,7 @@ class EchoCall:
         self._threshold = settings.turns.threshold
         self._transport = transport
         self._events = EventWriter(new_id)
-        self._vad = vad
+        self._vad = make_vad(self._on_voice_judged)
         self._pending: list[Pcm16] = []  # input that does not fill a frame of the detector yet
         self._num_pending = 0
         self._queue = ElasticQueue(sample_rate=INPUT_SAMPLE_RATE)
@@ -55,6 +55,7 @@ class EchoCall:
         except TimeoutError:
             return "time_limit"
         finally:
+            self._vad.close()
             await self._transport.close()
 
     async def hang_up(self) -> None:
@@ -87,21 +88,30 @@ class EchoCall:
     # --- inside
 
     def _detect(self, pcm: Pcm16) -> None:
-        size = self._vad.frame_samples
-        if not self._pending and len(pcm) == size:
-            self.voiced_frames += self._vad.probability(pcm) >= self._threshold
-            return
         self._pending.append(pcm)
         self._num_pending += len(pcm)
-        if self._num_pending < size:
-            return
-        joined = np.concatenate(self._pending)
-        whole = len(joined) // size * size
-        for start in range(0, whole, size):
-            self.voiced_frames += self._vad.probability(joined[start : start + size]) >= self._threshold
-        rest = joined[whole:]
+        if self._num_pending >= self._vad.frame_samples:
+            self._judge()
+
+    def _judge(self) -> None:
+        size = self._vad.frame_samples
+        joined = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+        judged = 0
+        while judged + size <= len(joined):
+            probability = self._vad.probability(joined[judged : judged + size])
+            if probability is None:
+                break
+            self.voiced_frames += probability >= self._threshold
+            judged += size
+        rest = joined[judged:]
         self._pending = [rest] if len(rest) else []
         self._num_pending = len(rest)
+
+    def _on_voice_judged(self) -> None:
+        try:
+            self._judge()
+        except Exception as error:  # called by the batch, which judges for every other call too
+            self._transport.abort(error)
 
     def _resample(self, pcm: Pcm16) -> Pcm16:
         """Exactly one frame at the playout rate; the resampler holds about a millisecond back at the start."""

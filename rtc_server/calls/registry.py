@@ -15,7 +15,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError, ServerFullError
 from rtc_server.inference.client import EngineClient
 from rtc_server.transports.base import MediaTransport
-from rtc_server.turns.vad import VoiceDetector
+from rtc_server.turns.vad import VadFactory
 
 from .call import Call, new_id
 from .echo import EchoCall
@@ -35,7 +35,7 @@ class CallRegistry:
         self,
         settings: Settings,
         engine: EngineClient,
-        make_vad: Callable[[], VoiceDetector],
+        make_vad: VadFactory,
         tasks: asyncio.TaskGroup,
         on_end: Callable[[str], None] | None = None,
     ) -> None:
@@ -76,9 +76,9 @@ class CallRegistry:
         """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
         call: AnyCall
         if kind == "echo":
-            call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad())
+            call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
         else:
-            call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad())
+            call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad)
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
         metrics.CALLS_STARTED.inc()

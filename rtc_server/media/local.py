@@ -14,7 +14,7 @@ from rtc_server.network.sockets import MediaSockets
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.sdp import Offer
 from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
-from rtc_server.turns.vad import VoiceDetector
+from rtc_server.turns.vad import VadFactory
 
 from .node import Answer, NodeLoad, OfferRequest
 
@@ -29,7 +29,7 @@ class LocalNode:
         self,
         settings: Settings,
         engine: EngineClient,
-        make_vad: Callable[[], VoiceDetector],
+        make_vad: VadFactory,
         tasks: asyncio.TaskGroup,
         *,
         port_offset: int = 0,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
-from model.weights import model_path
+from model.weights import SILERO_VAD, model_path
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineSettings
 from rtc_server.paths import models_dir
-from rtc_server.turns.vad import VoiceDetector
-from rtc_server.turns.vad_factory import create_detector
+from rtc_server.transports.pacer import TICK_SECONDS
+from rtc_server.turns.vad import VadFactory
+from rtc_server.turns.vad_factory import create_vad_factory
 
 
 def engine_settings(settings: Settings, listen_path: str | None = None) -> EngineSettings:
@@ -30,8 +33,18 @@ def engine_settings(settings: Settings, listen_path: str | None = None) -> Engin
     )
 
 
-def vad_factory(settings: Settings) -> Callable[[], VoiceDetector]:
-    """Makes one voice detector per call. Raises ModelsMissingError when Silero's weights are absent."""
+def vad_factory(settings: Settings) -> VadFactory:
+    """Makes the voice detectors of a media process. Raises like `silero_path`."""
     turns = settings.turns
-    silero = None if turns.vad == "webrtcvad" else model_path(models_dir(settings), "silero_vad.onnx")
-    return lambda: create_detector(turns.vad, turns.webrtcvad_mode, silero)
+    return create_vad_factory(turns.vad, turns.webrtcvad_mode, silero_path(settings), on_waiting=_at_next_tick)
+
+
+def silero_path(settings: Settings) -> Path | None:
+    """Silero's weights; None when they are not used. Raises ModelsMissingError when they are absent."""
+    return None if settings.turns.vad == "webrtcvad" else model_path(models_dir(settings), SILERO_VAD)
+
+
+def _at_next_tick(flush: Callable[[], None]) -> None:
+    """On the pacer's grid, so that voice detection wakes the process no more often than sending does."""
+    loop = asyncio.get_running_loop()
+    loop.call_at((loop.time() // TICK_SECONDS + 1) * TICK_SECONDS, flush)

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from typing import Protocol
 
-from rtc_server.audio.pacing import PacingWheel
+from rtc_server.audio.pacing import SLOT_SECONDS, PacingWheel
 
 log = logging.getLogger(__name__)
+
+TICK_SECONDS = SLOT_SECONDS  # it wakes at whole multiples of this, when anything is due
 
 
 class Paced(Protocol):

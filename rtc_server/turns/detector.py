@@ -120,14 +120,19 @@ class TurnDetector:
         """Take the next samples, any number, and yield what they mean, in order. Exhaust it before the next call:
         between two events, `utterance` and the other properties belong to the event just yielded."""
         self._append(pcm)
-        if not self._config.is_enabled:
-            return
+        yield from self.judge()
+
+    def judge(self) -> Iterator[TurnEvent]:
+        """Go on with what was received and waits for the voice detector: call it when a late answer is there. Yields
+        like `receive_audio`."""
         step = self._vad.frame_samples
         while self._judged + step <= self._received and self._config.is_enabled:
             start = self._judged
-            frame = self._view(start, start + step)
+            probability = self._vad.probability(self._view(start, start + step))
+            if probability is None:
+                return
             self._judged += step
-            yield from self._judge(start, start + step, self._vad.probability(frame))
+            yield from self._judge(start, start + step, probability)
 
     def update(self, config: TurnDetectorConfig) -> None:
         """Take over a new configuration; a running turn goes on under it unless detection is switched on or off."""
@@ -143,6 +148,10 @@ class TurnDetector:
         self._is_paused = False
         self._pauses.clear()
         self._vad.reset()
+
+    def close(self) -> None:
+        """The call is over: gives the voice detector back. Idempotent."""
+        self._vad.close()
 
     def commit(self) -> Pcm16:
         """End the turn by hand and return its audio. Without detection: everything since the last commit or clear

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from model.interface import Pcm16
 from rtc_server.audio.pcm import rms_dbfs
@@ -15,13 +16,23 @@ class VoiceDetector(Protocol):
     def frame_samples(self) -> int:
         """Length of the frames it takes, samples at 16 kHz."""
 
-    def probability(self, frame: Pcm16) -> float:
+    def probability(self, frame: Pcm16) -> float | None:
         """Probability of voice in the next frame, int16 [frame_samples] -> 0.0 to 1.0.
+
+        None: the frame waits to be judged together with those of other calls. Its owner is told when the answer is
+        there (the callback of the `VadFactory`), and asks for the same frame again before any other.
 
         Raises ValueError for a frame of another length."""
 
     def reset(self) -> None:
-        """Forget the past: the next frame begins a new stream."""
+        """Forget the past, a frame that waits included: the next frame begins a new stream."""
+
+    def close(self) -> None:
+        """The stream is over: nobody is told anything any more. Idempotent."""
+
+
+VadFactory: TypeAlias = Callable[[Callable[[], None]], VoiceDetector]
+"""Makes the detector of one call; the argument is called when an answer that was waited for is there."""
 
 
 class EnergyVoiceDetector:
@@ -38,6 +49,9 @@ class EnergyVoiceDetector:
 
     def reset(self) -> None:
         """Nothing is remembered."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def check_length(frame: Pcm16, expected: int) -> None:

@@ -15,7 +15,7 @@ CLOSE_AFTER_FRAMES = 16  # about half a second without a hint of voice closes th
 
 
 class GatedVoiceDetector:
-    """`gate` (any frame length) decides whether `main` runs. Takes frames of `main`'s length."""
+    """`gate` (any frame length, answers at once) decides whether `main` runs. Takes frames of `main`'s length."""
 
     def __init__(self, gate: VoiceDetector, main: VoiceDetector) -> None:
         self.frame_samples = main.frame_samples
@@ -23,21 +23,28 @@ class GatedVoiceDetector:
         self._main = main
         self._pending = np.zeros(0, np.int16)  # samples that do not fill a gate frame yet
         self._recent: deque[Pcm16] = deque(maxlen=WARM_FRAMES)
+        self._unjudged: deque[Pcm16] = deque()  # for the main detector, the frame that was asked about last
         self._quiet_frames = CLOSE_AFTER_FRAMES
 
-    def probability(self, frame: Pcm16) -> float:
+    def probability(self, frame: Pcm16) -> float | None:
         """See `VoiceDetector`; 0.0 while the gate is shut."""
         check_length(frame, self.frame_samples)
-        self._quiet_frames = 0 if self._gate_opens(frame) else self._quiet_frames + 1
-        if self._quiet_frames > CLOSE_AFTER_FRAMES:
-            self._recent.append(frame.copy())
-            return 0.0
-        # The main detector keeps the state it fell asleep with. A fresh one needs longer to hear an onset: measured
-        # on the recordings, one or two frames later at 7 of 16 onsets; like this, at none.
-        for earlier in self._recent:
-            self._main.probability(earlier)
-        self._recent.clear()
-        return self._main.probability(frame)
+        if not self._unjudged:
+            self._quiet_frames = 0 if self._gate_opens(frame) else self._quiet_frames + 1
+            if self._quiet_frames > CLOSE_AFTER_FRAMES:
+                self._recent.append(frame.copy())
+                return 0.0
+            # The main detector keeps the state it fell asleep with. A fresh one needs longer to hear an onset: measured
+            # on the recordings, one or two frames later at 7 of 16 onsets; like this, at none.
+            self._unjudged.extend((*self._recent, frame.copy()))
+            self._recent.clear()
+        while True:
+            probability = self._main.probability(self._unjudged[0])
+            if probability is None:
+                return None
+            self._unjudged.popleft()
+            if not self._unjudged:
+                return probability
 
     def reset(self) -> None:
         """See `VoiceDetector`."""
@@ -45,7 +52,13 @@ class GatedVoiceDetector:
         self._main.reset()
         self._pending = np.zeros(0, np.int16)
         self._recent.clear()
+        self._unjudged.clear()
         self._quiet_frames = CLOSE_AFTER_FRAMES
+
+    def close(self) -> None:
+        """See `VoiceDetector`."""
+        self._gate.close()
+        self._main.close()
 
     def _gate_opens(self, frame: Pcm16) -> bool:
         samples = np.concatenate([self._pending, frame])
@@ -54,4 +67,4 @@ class GatedVoiceDetector:
         self._pending = samples[count * step :]
         # Every frame is judged, also after the first hit: the gate's own state follows the stream.
         votes = [self._gate.probability(samples[i * step : (i + 1) * step]) for i in range(count)]
-        return any(vote >= 0.5 for vote in votes)
+        return any(vote is not None and vote >= 0.5 for vote in votes)

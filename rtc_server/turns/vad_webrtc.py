@@ -26,3 +26,6 @@ class WebRtcVoiceDetector:
     def reset(self) -> None:
         """See `VoiceDetector`."""
         self._vad = webrtcvad.Vad(self._mode)
+
+    def close(self) -> None:
+        """See `VoiceDetector`."""

@@ -46,7 +46,7 @@ async def test_a_bug_ends_its_call_and_no_other(
 ) -> None:
     settings = load_settings(Path("config/server.toml"), {"engine.backend": "echo"})
     async with asyncio.TaskGroup() as tasks:
-        registry = CallRegistry(settings, engine, EnergyVoiceDetector, tasks)
+        registry = CallRegistry(settings, engine, lambda on_answer: EnergyVoiceDetector(), tasks)
         broken, sound = LoopbackTransport(), LoopbackTransport()
         call = registry.reserve().start(broken)
         registry.reserve().start(sound)

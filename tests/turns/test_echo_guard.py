@@ -18,7 +18,7 @@ from rtc_server.audio.resample import StreamResampler
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.echo_guard import MAX_DELAY_MS, WINDOW_MS, EchoGuard
 from rtc_server.turns.events import SpeechStarted, TurnEvent
-from rtc_server.turns.vad_silero import SileroVoiceDetector
+from rtc_server.turns.vad_factory import create_detector
 from tests.support.recordings import pink_noise, recording, rms, silence, silero_path, to_pcm, voiced_range
 
 MS = 16
@@ -72,7 +72,7 @@ def echo(gain_db: float, delay_ms: int) -> NDArray[np.float64]:
 def events_of(microphone: Pcm16, *, with_guard: bool = True) -> list[TurnEvent]:
     guard = EchoGuard(16_000)
     turns = TurnDetector(
-        SileroVoiceDetector(silero_path()), TurnDetectorConfig(), guard.is_echo if with_guard else None
+        create_detector("silero", 2, silero_path()), TurnDetectorConfig(), guard.is_echo if with_guard else None
     )
     events: list[TurnEvent] = []
     for at in range(0, len(microphone) - FRAME + 1, FRAME):
