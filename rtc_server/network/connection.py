@@ -30,7 +30,9 @@ from .sockets import Address, MediaSocket, MediaSockets
 
 CHECK_INTERVAL_SECONDS = 0.02  # Ta, RFC 8445 section 14.2, between checks that nobody triggered
 CONSENT_INTERVAL_SECONDS = 2.5  # between our own checks on the chosen pair
-CONSENT_LOST_SECONDS = 9.0  # without an authenticated STUN message; clients check every 2.5 to 6 s
+CONSENT_WORRY_SECONDS = 4.0  # without a signed STUN message: some checks were lost, or the peer is gone
+CONSENT_WORRIED_INTERVAL_SECONDS = 0.7  # between checks from then on: five more chances on a link that loses a fifth
+CONSENT_LOST_SECONDS = 8.5  # and closed: with the last wait and its check's time-out (0.5 s) within 10 s
 MAX_QUEUED = 256  # datagrams for DTLS and SCTP; beyond it the peer floods its own call
 STUN_SERVER_SECONDS = 3.0
 UFRAG_CHARACTERS = 12  # all calls share a socket: the name is what tells them apart, and must not be guessed
@@ -256,7 +258,9 @@ class IceConnection(Connection):
         assert self.remote_password is not None
         key = self.remote_password.encode()
         while True:
-            await asyncio.sleep(CONSENT_INTERVAL_SECONDS * random.uniform(0.8, 1.2))
+            silent = self._loop.time() - self._alive_at
+            interval = CONSENT_INTERVAL_SECONDS if silent < CONSENT_WORRY_SECONDS else CONSENT_WORRIED_INTERVAL_SECONDS
+            await asyncio.sleep(interval * random.uniform(0.8, 1.2))
             if self._loop.time() - self._alive_at >= CONSENT_LOST_SECONDS:
                 self._query_consent_task = None
                 await self.close()
