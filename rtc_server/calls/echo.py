@@ -42,7 +42,7 @@ class EchoCall:
         self._vad = make_vad(self._on_voice_judged)
         self._pending: list[Pcm16] = []  # input that does not fill a frame of the detector yet
         self._num_pending = 0
-        self._queue = ElasticQueue(sample_rate=INPUT_SAMPLE_RATE)
+        self._queue = ElasticQueue(INPUT_SAMPLE_RATE, on_dry=transport.fill_input)
         self._resampler = StreamResampler(INPUT_SAMPLE_RATE, transport.playout_sample_rate)
         self._resampled = np.zeros(0, np.int16)
         self._frame_samples = transport.playout_sample_rate // 50

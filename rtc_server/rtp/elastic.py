@@ -8,6 +8,7 @@ delay comes back. The clocks of both sides may differ: what one gains is taken o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,12 +24,16 @@ FADE_MS = 5
 class ElasticQueue:
     """int16 mono in pieces of any length; frames of 20 ms out."""
 
-    def __init__(self, sample_rate: int = INPUT_SAMPLE_RATE) -> None:
+    def __init__(
+        self, sample_rate: int = INPUT_SAMPLE_RATE, on_dry: Callable[[float], None] = lambda now: None
+    ) -> None:
+        """`on_dry(now)`: there is less than a frame; it may `push` one."""
         self.frame_samples = sample_rate // 50
         self.underruns = 0
         """Frames that had to be made up."""
         self.dropped_samples = 0
         """Taken out to come back to the depth aimed at."""
+        self._on_dry = on_dry
         self._rate = sample_rate
         self._pieces: deque[Pcm16] = deque()
         self._queued = 0
@@ -57,8 +62,12 @@ class ElasticQueue:
             self.dropped_samples += len(self._take(self.frame_samples))
 
     def pull(self, now: float) -> Pcm16:
-        """The next frame, int16 [frame_samples]; made up when there is nothing: a fade, then silence."""
+        """The next frame, int16 [frame_samples]; made up when there is nothing: a fade, then silence.
+
+        What `on_dry` pushes keeps the place of what is missing; what is made up here comes on top, as delay."""
         size = self.frame_samples
+        if self._queued < size:
+            self._on_dry(now)
         if self._queued < size:
             self._note(now, 0)
             return self._made_up()

@@ -30,7 +30,7 @@ MAX_WAIT_SECONDS = 0.06  # for a hole: three frames; later than this a listener 
 MAX_HELD = 64  # packets behind a hole: more than a second, a sender that repeats nonsense
 IDLE_SECONDS = 0.07  # without a packet before silence is made: two lost in a row come back from the third
 IDLE_DTX_SECONDS = 0.03  # the same after the sender said that it pauses
-MAX_CONCEAL = INPUT_SAMPLE_RATE // 10  # 100 ms: by then a concealed vowel has faded to nothing
+MAX_CONCEAL = INPUT_SAMPLE_RATE // 2  # 500 ms: libopus has faded by then; bursts of 25 lost packets are rare
 MAX_AHEAD_SECONDS = 0.2  # timestamps may lead the clock on the wall by this; a gap beyond it is a lie or a restart
 RESTART_DISTANCE = 1_000  # a sequence jump by 20 s of packets is a new stream
 RESTART_PACKETS = 2  # in order after the jump, before it is believed (RFC 3550 appendix A.1)
@@ -132,6 +132,17 @@ class AudioReceiver:
         while self._idle_at is not None and self._idle_at <= now:
             self._idle_at += FRAME_SECONDS
             self._fill_frame(now)
+
+    def fill(self, now: float) -> None:
+        """A listener in real time has nothing left to play: emit the frame now that would be made up in a moment.
+
+        Otherwise it would put a frame of its own in, and what is made up here would come on top of it, as delay. A
+        packet that was lost is then made up for already; one that was only late is still emitted, and the listener
+        lags by a frame from then on."""
+        if self._idle_at is not None:
+            self._idle_at = max(self._idle_at, now + 1.5 * FRAME_SECONDS)
+            self._filled += FRAME
+            self._make_up()
 
     @property
     def wait_seconds(self) -> float:
@@ -344,9 +355,13 @@ class AudioReceiver:
         if self._debt >= FRAME:
             self._debt -= FRAME
             self.statistics.skipped_samples += FRAME
-            return
-        if self._filled == FRAME and not self._is_dtx and self._decoder is not None:
-            self._conceal(FRAME)  # speech that stops dead would click
+        else:
+            self._make_up()
+
+    def _make_up(self) -> None:
+        """One frame; `_filled` counts it already."""
+        if self._filled <= MAX_CONCEAL and not self._is_dtx and self._decoder is not None:
+            self._conceal(FRAME)
         else:
             self._silence(FRAME)
 

@@ -43,6 +43,10 @@ class MediaTransport(Protocol):
         """Carry media and events until the peer is gone or `close` is called. Returns the reason: one of
         "hangup", "peer_closed", "setup_timeout", "connection_failed", "client_not_reading"."""
 
+    def fill_input(self, now: float) -> None:
+        """The sink plays its input in real time and has nothing left: a frame that is missing is made up now, through
+        `on_audio`. Nothing where input cannot be missing."""
+
     def send_event(self, event: Event) -> None:
         """Send one event; dropped when the channel is not open. A peer that does not read is disconnected."""
 

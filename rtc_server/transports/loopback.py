@@ -52,6 +52,9 @@ class LoopbackTransport:
         assert self._sink is not None, "run() has not been started"
         self._sink.on_message(data, asyncio.get_running_loop().time())
 
+    def fill_input(self, now: float) -> None:
+        """See `MediaTransport.fill_input`: nothing is lost on the way."""
+
     def send_event(self, event: Event) -> None:
         if len(self.events) < MAX_KEPT:
             self.events.append(event)

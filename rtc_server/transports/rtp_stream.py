@@ -138,6 +138,11 @@ class RtpStream:
             decoder.close()
         self._encoder.close()
 
+    def fill_input(self, now: float) -> None:
+        """See `MediaTransport.fill_input`; inside the sink's `pull_frame`."""
+        self._now = now
+        self._receiver.fill(now)
+
     # --- ReceiveBinding and SendBinding
 
     @property

@@ -165,6 +165,10 @@ class WebRtcTransport:
             sink.on_channel_open()
         return await asyncio.shield(self._ended)
 
+    def fill_input(self, now: float) -> None:
+        """See `MediaTransport.fill_input`."""
+        self.stream.fill_input(now)
+
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
         channel = self._channel
