@@ -18,7 +18,10 @@ _CLOCK_RATES = {"opus": (48_000,), "G722": (8_000,), "PCMU": (8_000,), "PCMA": (
 _STATIC = {0: ("PCMU", 8_000), 8: ("PCMA", 8_000), 9: ("G722", 8_000), 13: ("CN", 8_000)}  # RFC 3551 table 4
 _RTPMAP = re.compile(r"a=rtpmap:(\d{1,3}) ([A-Za-z0-9.-]{1,32})/(\d{1,6})(?:/(\d))?\s*\Z")
 _FMTP = re.compile(r"a=fmtp:(\d{1,3}) (.{1,512})\Z")
-_FEEDBACK = re.compile(r"a=rtcp-fb:(\d{1,3}|\*) nack\s*\Z")
+_FEEDBACK = re.compile(r"a=rtcp-fb:(\d{1,3}|\*) (nack|transport-cc|goog-remb)\s*\Z")
+_EXTENSION = re.compile(r"a=extmap:(\d{1,3})(/[a-z]{1,8})? (\S{1,256})")
+TRANSPORT_SEQUENCE_URI = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+"""The RTP header extension that numbers packets across the streams of a transport."""
 _NAMES = {name.lower(): name for name in (*SPEECH, *AUXILIARY)}
 
 
@@ -30,6 +33,10 @@ class Negotiated:
     """Speech codecs in our order of preference, then the auxiliary ones."""
     has_nack: bool = False
     """The peer asks for lost packets again (RFC 4585)."""
+    has_remb: bool = False
+    """The peer tells how much it can receive (draft-alvestrand-rmcat-remb-03)."""
+    transport_sequence_id: int | None = None
+    """The header extension with the peer's transport-wide sequence numbers; None when it wants no feedback on them."""
 
     @property
     def speech(self) -> PayloadFormat:
@@ -71,8 +78,14 @@ def negotiate(lines: Sequence[str]) -> Negotiated | None:
     rates = {f.clock_rate for f in speech}
     types = {f.payload_type for f in speech}
     auxiliary = [f for f in offered if f.name in AUXILIARY and f.clock_rate in rates and _is_red_of(f, types)]
-    has_nack = any(match[1] in ("*", str(speech[0].payload_type)) for match in map(_FEEDBACK.match, lines) if match)
-    return Negotiated((*speech, *auxiliary), has_nack)
+    chosen = ("*", str(speech[0].payload_type))
+    feedback = {match[2] for match in map(_FEEDBACK.match, lines) if match and match[1] in chosen}
+    return Negotiated(
+        (*speech, *auxiliary),
+        has_nack="nack" in feedback,
+        has_remb="goog-remb" in feedback,
+        transport_sequence_id=_transport_sequence_id(lines) if "transport-cc" in feedback else None,
+    )
 
 
 def answer_parameters(
@@ -93,6 +106,18 @@ def answer_parameters(
             return {next(iter(payload_format.parameters), ""): ""}
         case _:
             return {}
+
+
+def _transport_sequence_id(lines: Sequence[str]) -> int | None:
+    """The number that the offer gives the extension. A one-way mapping would need a one-way answer, which aiortc does
+    not write; a peer that only sends gets no feedback, for we send it nothing at all."""
+    mapped = [match for match in map(_EXTENSION.match, lines) if match]
+    for match in mapped:
+        identifier = int(match[1])
+        is_valid = 0 < identifier < 256 and identifier != 15 and match[2] in (None, "/sendrecv")  # RFC 8285 section 4
+        if match[3] == TRANSPORT_SEQUENCE_URI and is_valid and "a=sendonly" not in lines:
+            return identifier if [int(m[1]) for m in mapped].count(identifier) == 1 else None
+    return None
 
 
 def _is_red_of(payload_format: PayloadFormat, types: set[int]) -> bool:

@@ -216,6 +216,7 @@ class OpusEncoder:
         if mode != self.mode and self._state is not None:
             self.mode = mode
             self._state = self._make(mode)
+            self._control(self._state, _SET_BITRATE, self._bitrate_of(mode))  # the limit may have changed meanwhile
 
     def _make(self, mode: str) -> Any:
         if mode not in self._states:

@@ -2,17 +2,20 @@
 
 aiortc keeps signaling, DTLS, the data channel, RTCP and statistics; every RTP packet is ours (`rtp_stream`). aiortc is
 pinned exactly, `tests/transports/test_aiortc_media.py` has one contract test per private name, and `check_upstream`
-refuses to start on any other version. Outside `media_of` both classes behave as aiortc wrote them.
+refuses to start on any other version. Outside `media_of` both classes behave as aiortc wrote them; its RTCP parser is
+mended for all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from aiortc import (
     RTCCertificate,
@@ -22,9 +25,25 @@ from aiortc import (
     RTCRtpTransceiver,
     clock,
     rtcpeerconnection,
+    rtp,
 )
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
-from aiortc.rtp import HeaderExtensionsMap, RtcpRrPacket, RtcpSrPacket, RtpPacket
+from aiortc.rtcrtpparameters import (
+    RTCRtpCodecParameters,
+    RTCRtpHeaderExtensionParameters,
+    RTCRtpReceiveParameters,
+    RTCRtpSendParameters,
+)
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    RTCP_RTPFB_NACK,
+    HeaderExtensionsMap,
+    RtcpPsfbPacket,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtcpSrPacket,
+    RtpPacket,
+    unpack_remb_fci,
+)
 from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
@@ -69,10 +88,14 @@ class SendBinding(Protocol):
     def retransmit(self, sequence: int) -> None:
         """The peer asked for a packet again (RTCP NACK)."""
 
+    def limit_bitrate(self, bits_per_second: int) -> None:
+        """The peer estimated what it can receive (RTCP REMB), any number from 0."""
+
 
 _receive: ContextVar[ReceiveBinding | None] = ContextVar("receive_binding", default=None)
 _send: ContextVar[SendBinding | None] = ContextVar("send_binding", default=None)
 _certificate: RTCCertificate | None = None
+_Parameters = TypeVar("_Parameters", RTCRtpReceiveParameters, RTCRtpSendParameters)
 
 
 @contextmanager
@@ -109,7 +132,7 @@ class MediaReceiver(RTCRtpReceiver):
         if own["_RTCRtpReceiver__started"]:
             return None
         transport = self.transport
-        transport._register_rtp_receiver(self, parameters)
+        transport._register_rtp_receiver(self, _without_extensions(parameters))
         own["_RTCRtpReceiver__rtcp_task"] = asyncio.ensure_future(self._run_rtcp())
         own["_RTCRtpReceiver__started"] = True
         routes = transport._rtp_router.ssrc_table
@@ -136,6 +159,9 @@ class MediaSender(RTCRtpSender):
         super().__init__(track_or_kind, transport)
         self._binding = _send.get() if self.kind == "audio" else None
 
+    async def send(self, parameters: RTCRtpSendParameters) -> None:
+        await super().send(parameters if self._binding is None else _without_extensions(parameters))
+
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         if self._binding is None:
             return await super()._run_rtp(codec)
@@ -160,11 +186,54 @@ class MediaSender(RTCRtpSender):
 
     async def _handle_rtcp_packet(self, packet: Any) -> None:
         await super()._handle_rtcp_packet(packet)
-        if self._binding is not None and isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+        if self._binding is None:
+            return
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
             for report in packet.reports:
                 if report.ssrc == self._ssrc:
                     round_trip = vars(self)["_RTCRtpSender__rtt"]
                     self._binding.on_receiver_report(report.fraction_lost / 256, report.jitter, round_trip)
+        elif isinstance(packet, RtcpPsfbPacket) and packet.fmt == RTCP_PSFB_APP:
+            try:
+                bitrate, ssrcs = unpack_remb_fci(packet.fci)
+            except ValueError:  # another application's
+                return
+            if self._ssrc in ssrcs:
+                self._binding.limit_bitrate(bitrate)
+
+
+def _without_extensions(parameters: _Parameters) -> _Parameters:
+    """For aiortc's parser, which raises struct.error, and so ends DTLS, over an extension of an unusual length."""
+    return replace(parameters, headerExtensions=[])
+
+
+class TransportLayerFeedback(RtcpRtpfbPacket):
+    """Reads only NACKs as such. aiortc takes every format for one: padded transport-wide feedback then does not parse,
+    and takes the reports of its compound packet along."""
+
+    @classmethod
+    def parse(cls, data: bytes, fmt: int) -> RtcpRtpfbPacket:
+        if fmt == RTCP_RTPFB_NACK:
+            return super().parse(data, fmt)
+        if len(data) < 8:
+            raise ValueError("RTCP RTP feedback length is invalid")
+        return cls(fmt, *struct.unpack_from("!LL", data))
+
+
+class PayloadSpecificFeedback(RtcpPsfbPacket):
+    """Empties a REMB that announces more sources than it holds: aiortc raises struct.error over it, which ends DTLS."""
+
+    @classmethod
+    def parse(cls, data: bytes, fmt: int) -> RtcpPsfbPacket:
+        packet = super().parse(data, fmt)
+        if fmt == RTCP_PSFB_APP:
+            try:
+                unpack_remb_fci(packet.fci)
+            except struct.error:
+                packet.fci = b""
+            except ValueError:  # another application's
+                pass
+        return packet
 
 
 def _counter(name: str, attribute: str) -> None:
@@ -188,6 +257,8 @@ _counter("ntp_timestamp", "latest_sent_ntp")
 
 setattr(rtcpeerconnection, "RTCRtpReceiver", MediaReceiver)  # noqa: B010 - the module does not export them
 setattr(rtcpeerconnection, "RTCRtpSender", MediaSender)  # noqa: B010
+setattr(rtp, "RtcpRtpfbPacket", TransportLayerFeedback)  # noqa: B010 - what `RtcpPacket.parse` makes
+setattr(rtp, "RtcpPsfbPacket", PayloadSpecificFeedback)  # noqa: B010
 
 
 def process_certificate() -> RTCCertificate:
@@ -206,6 +277,12 @@ def use_process_certificate(pc: RTCPeerConnection) -> None:
 def set_codecs(transceiver: RTCRtpTransceiver, codecs: Sequence[RTCRtpCodecParameters]) -> None:
     """Answer with exactly these codecs, the one to send with first. After the remote description, before the answer."""
     transceiver._codecs = list(codecs)
+
+
+def add_header_extension(transceiver: RTCRtpTransceiver, identifier: int, uri: str) -> None:
+    """Answer with this RTP header extension as well; whoever has the RTP reads it. When `set_codecs` is called."""
+    extension = RTCRtpHeaderExtensionParameters(id=identifier, uri=uri)
+    transceiver._headerExtensions = [*transceiver._headerExtensions, extension]
 
 
 def ntp_now() -> int:

@@ -19,6 +19,7 @@ from model.interface import Pcm16
 from rtc_server.audio.playout import PlayoutFrame
 from rtc_server.codecs.base import AudioDecoder, AudioEncoder, PayloadFormat
 from rtc_server.rtp.receiver import AudioReceiver
+from rtc_server.rtp.transport_feedback import TransportFeedback, transport_sequence
 
 from .aiortc_media import ntp_now
 from .pacer import Pacer
@@ -65,6 +66,8 @@ class RtpStream:
         encoder: AudioEncoder,
         use_dtx: bool,
         answer_nacks: bool,
+        obey_remb: bool,
+        transport_sequence_id: int | None,
         on_error: Callable[[Exception], None],
     ) -> None:
         self._path = path
@@ -82,6 +85,8 @@ class RtpStream:
         self._srtp_out: SrtpSender | None = None
         self._add_source: Callable[[int], None] | None = None
         self._source: int | None = None
+        self._transport_sequence_id = transport_sequence_id or 0
+        self._feedback = None if transport_sequence_id is None else TransportFeedback()
         # sending
         self._ssrc = 0
         self._payload_type = 0
@@ -94,6 +99,7 @@ class RtpStream:
         self._dtx_payload = encoder.dtx_payload() if use_dtx else None
         self._silent_frames = SETTLE_FRAMES  # the first packet is silence already
         self._is_after_gap = True
+        self._obeys_remb = obey_remb
         self._is_closed = False
         # (sequence number, protected packet); only kept for a peer that may ask for it again
         self._sent: list[tuple[int, bytes]] | None = [(-1, b"")] * KEPT_PACKETS if answer_nacks else None
@@ -186,6 +192,15 @@ class RtpStream:
             if kept == sequence:
                 self._path.send(packet)
 
+    def limit_bitrate(self, bits_per_second: int) -> None:
+        """The peer's estimate of what it can receive, without packet overhead: caps the encoder, down to its minimum.
+        Zero is no estimate."""
+        if self._obeys_remb and bits_per_second > 0 and not self._is_closed:
+            try:
+                self._encoder.set_max_bitrate(bits_per_second)
+            except Exception as error:  # in aiortc's task it would end DTLS without a word to the call
+                self._on_error(error)
+
     # --- receiving
 
     def _new_decoder(self, payload_format: PayloadFormat) -> AudioDecoder:
@@ -203,6 +218,10 @@ class RtpStream:
         if self._is_closed:
             return None
         self._now = now
+        if self._feedback is not None:
+            sequence = transport_sequence(packet, self._transport_sequence_id)
+            if sequence is not None:
+                self._feedback.add(sequence, now)
         try:
             self._receiver.receive(memoryview(packet), now)
         except Exception as error:  # the event loop would only log it: the call must end, and only this call
@@ -255,7 +274,19 @@ class RtpStream:
             self._is_after_gap = True
         elif self._srtp_out is not None:  # the sink may have ended the call
             self._send(self._srtp_out, payload)
+        if self._feedback is not None:
+            self._send_feedback(self._feedback, now)
         return None
+
+    def _send_feedback(self, feedback: TransportFeedback, now: float) -> None:
+        """Tell the peer when its packets arrived, if it is time to; about the voice that is heard, as browsers drop
+        feedback on a source that they do not know."""
+        if self._source is None or self._srtp_out is None:
+            return
+        for packet in feedback.build(now, self._ssrc, self._source):
+            protected = self._srtp_out.protect_rtcp(packet)
+            if protected is not None:
+                self._path.send(protected)
 
     def _next_payload(self, now: float, lateness_seconds: float) -> bytes | None:
         """What to send for this frame; None when nothing is (discontinuous transmission)."""

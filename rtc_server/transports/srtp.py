@@ -18,15 +18,16 @@ _lib: Any = vars(pylibsrtp)["lib"]
 MAX_PACKET_BYTES = 1_500  # an Ethernet frame; larger datagrams are not voice
 MAX_SOURCES = 8  # SSRCs per peer: libsrtp keeps some kilobytes for each it has seen, for as long as the call lasts
 RTP_HEADER_BYTES = 12
-_TRAILER_BYTES = 144  # SRTP_MAX_TRAILER_LEN, what `protect` may add
+_TRAILER_BYTES = 148  # SRTP_MAX_SRTCP_TRAILER_LEN, what `protect_rtcp` may add; `protect` 144
 
 _BUFFER = _ffi.new("unsigned char[]", MAX_PACKET_BYTES + _TRAILER_BYTES)
 _LENGTH = _ffi.new("int *")
 _unprotect = _lib.srtp_unprotect
 _protect = _lib.srtp_protect
+_protect_rtcp = _lib.srtp_protect_rtcp
 
 BUFFER = memoryview(_ffi.buffer(_BUFFER))
-"""Where a packet is built before `SrtpSender.protect`, uint8 [1644]; overwritten by every packet in or out."""
+"""Where a packet is built before `SrtpSender.protect`, uint8 [1648]; overwritten by every packet in or out."""
 
 
 class SrtpReceiver:
@@ -65,7 +66,7 @@ class SrtpReceiver:
 
 
 class SrtpSender:
-    """Encrypts packets that were built in `BUFFER`."""
+    """Encrypts RTP packets that were built in `BUFFER`, and RTCP packets."""
 
     __slots__ = ("_keep_alive", "_session")
 
@@ -78,5 +79,14 @@ class SrtpSender:
         libsrtp refuses (its key has expired: 2^48 packets)."""
         _LENGTH[0] = length
         if _protect(self._session, _BUFFER, _LENGTH):
+            return None
+        return BUFFER[: _LENGTH[0]]
+
+    def protect_rtcp(self, packet: bytes) -> memoryview | None:
+        """The RTCP packet, protected in `BUFFER`; valid and None as above. aiortc's own RTCP shares the session, which
+        numbers both."""
+        BUFFER[: len(packet)] = packet
+        _LENGTH[0] = len(packet)
+        if _protect_rtcp(self._session, _BUFFER, _LENGTH):
             return None
         return BUFFER[: _LENGTH[0]]

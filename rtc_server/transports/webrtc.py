@@ -26,7 +26,7 @@ from model.interface import INPUT_SAMPLE_RATE
 from rtc_server import metrics
 from rtc_server.codecs.base import PayloadFormat
 from rtc_server.codecs.factory import create_decoder, create_encoder
-from rtc_server.codecs.formats import Negotiated, answer_parameters, negotiate
+from rtc_server.codecs.formats import TRANSPORT_SEQUENCE_URI, Negotiated, answer_parameters, negotiate
 from rtc_server.codecs.opus import OpusOptions
 from rtc_server.errors import InvalidSdpError
 from rtc_server.network.connection import IceOptions, RestartableIce, ice_of, restarted_answer
@@ -34,7 +34,7 @@ from rtc_server.network.path import MediaPath
 from rtc_server.network.sockets import MediaSockets
 from rtc_server.realtime.events import Event
 
-from .aiortc_media import media_of, set_codecs, use_process_certificate
+from .aiortc_media import add_header_extension, media_of, set_codecs, use_process_certificate
 from .base import MediaSink
 from .pacer import Pacer
 from .rtp_stream import RtpStream
@@ -128,6 +128,8 @@ class WebRtcTransport:
             codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
             for transceiver in self._pc.getTransceivers():
                 set_codecs(transceiver, codecs)
+                if negotiated.transport_sequence_id is not None:
+                    add_header_extension(transceiver, negotiated.transport_sequence_id, TRANSPORT_SEQUENCE_URI)
             self._pc.addTrack(AudioStreamTrack())  # never pulled: the stream sends
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         self._ice = RestartableIce(self._pc.getTransceivers()[0].receiver.transport.transport)
@@ -212,6 +214,8 @@ class WebRtcTransport:
             encoder=create_encoder(speech, self._options.opus),
             use_dtx=speech.parameters.get("usedtx") == "1",
             answer_nacks=negotiated.has_nack,
+            obey_remb=negotiated.has_remb,
+            transport_sequence_id=negotiated.transport_sequence_id,
             on_error=self.abort,
         )
 
@@ -252,8 +256,13 @@ class WebRtcTransport:
 def _codec(payload_format: PayloadFormat, negotiated: Negotiated, use_dtx: bool) -> RTCRtpCodecParameters:
     """How aiortc writes a format into the answer."""
     feedback = []
-    if negotiated.has_nack and payload_format == negotiated.speech:
-        feedback.append(RTCRtcpFeedback(type="nack"))
+    if payload_format == negotiated.speech:
+        agreed = {
+            "nack": negotiated.has_nack,
+            "transport-cc": negotiated.transport_sequence_id is not None,
+            "goog-remb": negotiated.has_remb,
+        }
+        feedback = [RTCRtcpFeedback(type=name) for name, is_agreed in agreed.items() if is_agreed]
     parameters: dict[str, Any] = {
         name: value or None for name, value in answer_parameters(payload_format, use_dtx=use_dtx).items()
     }

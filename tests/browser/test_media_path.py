@@ -85,6 +85,24 @@ def test_redundancy_and_discontinuous_transmission_are_negotiated(page: Page) ->
     page.evaluate("() => echoCall.stop()")
 
 
+def test_transport_wide_feedback_is_answered_and_the_browser_reckons_with_it(page: Page) -> None:
+    start(page)
+    offer, answer = (page.evaluate(f"() => echoCall.pc.{side}Description.sdp") for side in ("local", "remote"))
+    (extension,) = (line for line in offer.splitlines() if "transport-wide-cc-extensions-01" in line)
+    assert extension in answer.splitlines()
+    assert "a=rtcp-fb:111 transport-cc" in answer.splitlines()
+    page.wait_for_timeout(6_500)
+    before = stats(page)["pair"]["availableOutgoingBitrate"]
+    page.wait_for_timeout(2_000)
+    found = stats(page)
+    # Chromium probes every 5 s; in between the estimate of a path that is not filled stands still. In 2 s it falls by
+    # 36 % when feedback was agreed on and does not come, and rises by 17 % when it was not agreed on (measured).
+    assert found["pair"]["availableOutgoingBitrate"] == pytest.approx(before, rel=0.1)
+    assert before > found["outbound-rtp"]["targetBitrate"]
+    assert found["remote-inbound-rtp"]["packetsLost"] == 0
+    page.evaluate("() => echoCall.stop()")
+
+
 def test_the_echo_comes_back_soon_and_unbroken(page: Page) -> None:
     start(page, record=True)
     page.wait_for_timeout(6_000)

@@ -116,6 +116,20 @@ def test_loss_brings_redundancy_and_calm_brings_clarity_back() -> None:
     assert encoder.mode == "silk"
 
 
+def test_a_limit_set_in_one_mode_holds_in_the_other() -> None:
+    noise = np.random.default_rng(1).integers(-8_000, 8_000, 480).astype(np.int16)
+    encoder = OpusEncoder(OpusOptions(24_000, "auto", 48_000, use_fec=True))
+    assert len(encoder.encode(noise)) > 100, "48 kb/s"
+    for _ in range(5):
+        encoder.report_loss(0.08)
+    encoder.set_max_bitrate(34_000)
+    for _ in range(CALM_REPORTS * 3):
+        encoder.report_loss(0.0)
+    assert encoder.mode == "celt"
+    sizes = [len(encoder.encode(noise)) for _ in range(50)]
+    assert np.mean(sizes[10:]) * 8 * 50 <= 36_000
+
+
 def test_a_change_of_mode_does_not_click() -> None:
     tone = (8_000 * np.sin(2 * np.pi * 300 * np.arange(480 * 60) / 24_000)).astype(np.int16)
     encoder, decoder = OpusEncoder(OpusOptions(24_000, "auto", use_fec=True)), OpusDecoder()

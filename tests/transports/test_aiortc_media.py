@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,13 +14,23 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import StreamStatistics
-from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRtpfbPacket, RtpPacket
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    RTCP_RTPFB_NACK,
+    RtcpPsfbPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtpPacket,
+    pack_remb_fci,
+)
 from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
 from rtc_server.network.addresses import host_addresses
 from rtc_server.transports import aiortc_media
 from rtc_server.transports.aiortc_media import (
+    add_header_extension,
     check_upstream,
     media_of,
     ntp_now,
@@ -43,6 +54,7 @@ class RecordingBinding:
         self.reports: list[tuple[float, int, float | None]] = []
         self.stopped: list[str] = []
         self.asked_again: list[int] = []
+        self.limits: list[int] = []
         self.asked = asyncio.Event()
         self.received = asyncio.Event()
         self.reported = asyncio.Event()
@@ -84,6 +96,9 @@ class RecordingBinding:
         self.asked_again.append(sequence)
         self.asked.set()
 
+    def limit_bitrate(self, bits_per_second: int) -> None:
+        self.limits.append(bits_per_second)
+
     def on_receiver_report(self, fraction_lost: float, jitter_ticks: int, round_trip_seconds: float | None) -> None:
         self.reports.append((fraction_lost, jitter_ticks, round_trip_seconds))
         self.reported.set()
@@ -118,6 +133,7 @@ async def bound_pair() -> AsyncIterator[tuple[RecordingBinding, RTCPeerConnectio
                 await callee.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
             for transceiver in callee.getTransceivers():
                 set_codecs(transceiver, [OPUS])
+                add_header_extension(transceiver, 7, "urn:test:extension")
                 transceiver.direction = "sendrecv"
             await callee.setLocalDescription(await callee.createAnswer())
             await caller.setRemoteDescription(callee.localDescription)
@@ -146,6 +162,24 @@ async def test_the_answer_carries_our_codecs_with_their_parameters() -> None:
         assert "PCMU" not in sdp
 
 
+async def test_the_answer_carries_aiortcs_header_extensions_and_ours() -> None:
+    async with bound_pair() as (_, _, callee):
+        mapped = [line[9:] for line in callee.localDescription.sdp.splitlines() if line.startswith("a=extmap:")]
+        assert mapped[-1] == "7 urn:test:extension"
+        assert mapped[0] == "1 urn:ietf:params:rtp-hdrext:sdes:mid"
+
+
+async def test_a_header_extension_of_an_unusual_length_does_not_end_the_connection() -> None:
+    async with bound_pair() as (binding, caller, _):
+        long_audio_level = b"\xbe\xde\0\1\x22abc"
+        packet = struct.pack("!BBHII", 0x90, 96, 1, 1, 77) + long_audio_level + SILENT_OPUS
+        await caller.getSenders()[0].transport._send_rtp(packet)
+        async with asyncio.timeout(10):
+            while not any(p.ssrc == 77 for p in binding.packets):
+                binding.received.clear()
+                await binding.received.wait()
+
+
 async def test_what_the_binding_sends_is_received_and_reported_with_its_own_counters() -> None:
     async with bound_pair() as (binding, _caller, callee):
         async with asyncio.timeout(10):
@@ -172,6 +206,68 @@ async def test_a_packet_that_the_peer_asks_for_again_is_asked_of_the_binding() -
         async with asyncio.timeout(10):
             await binding.asked.wait()
         assert binding.asked_again == [7, 9]
+
+
+async def told(binding: RecordingBinding, caller: RTCPeerConnection, *packets: bytes) -> None:
+    """The caller sends these in one compound packet, and a receiver report at its end: when it is read, all are."""
+    report = RtcpRrPacket(ssrc=1, reports=[RtcpReceiverInfo(binding.ssrc, 64, 5, 6, 7, 0, 0)])
+    await caller.getSenders()[0].transport._send_rtp(b"".join(packets) + bytes(report))
+    seen = len(binding.reports)
+    async with asyncio.timeout(10):
+        while (0.25, 7) not in [report[:2] for report in binding.reports[seen:]]:
+            binding.reported.clear()
+            await binding.reported.wait()
+
+
+@pytest.mark.parametrize("has_padding", [False, True])
+async def test_transport_wide_feedback_is_not_taken_for_a_request_to_send_again(has_padding: bool) -> None:
+    async with bound_pair() as (binding, caller, _):
+        fci = bytes.fromhex("0001000500000100 2005 0050505050") + (b"\1" if has_padding else b"\0")
+        body = struct.pack("!II", 1, binding.ssrc) + fci
+        first = 0x8F | (0x20 if has_padding else 0)
+        await told(binding, caller, struct.pack("!BBH", first, 205, len(body) // 4) + body)
+        assert binding.asked_again == []
+
+
+async def test_an_estimate_of_what_the_peer_can_receive_goes_to_the_binding() -> None:
+    async with bound_pair() as (binding, caller, _):
+
+        def remb(bitrate: int, ssrcs: list[int]) -> bytes:
+            return bytes(RtcpPsfbPacket(RTCP_PSFB_APP, 1, binding.ssrc, pack_remb_fci(bitrate, ssrcs)))
+
+        await told(binding, caller, remb(40_000, [3, binding.ssrc]), remb(9, [3, 4]), remb(0, [binding.ssrc]))
+        to_all = RtcpPsfbPacket(RTCP_PSFB_APP, 1, 0, pack_remb_fci(50_000, [binding.ssrc]))
+        await told(binding, caller, bytes(to_all))
+        assert binding.limits == [40_000, 0, 50_000]
+
+
+@pytest.mark.parametrize("fci", [b"", b"REMB", b"REMB\xff\0\0\1", b"REMB\2\0\0\1\0\0\0\1", b"LNTF\0\0\0\0"])
+async def test_a_broken_or_unknown_estimate_is_ignored_and_what_comes_with_it_is_read(fci: bytes) -> None:
+    async with bound_pair() as (binding, caller, _):
+        await told(binding, caller, bytes(RtcpPsfbPacket(RTCP_PSFB_APP, 1, binding.ssrc, fci)))
+        assert binding.limits == []
+
+
+async def test_rtcp_of_the_binding_is_understood_by_the_peer_next_to_aiortcs() -> None:
+    async with bound_pair() as (binding, caller, callee):
+        heard = asyncio.Event()
+        sender = caller.getSenders()[0]
+        handle = sender._handle_rtcp_packet
+
+        async def listen(packet: Any) -> None:
+            await handle(packet)
+            if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == 15:
+                heard.set()
+
+        sender._handle_rtcp_packet = listen  # type: ignore[method-assign]
+        feedback = bytes(RtcpRtpfbPacket(15, binding.ssrc, sender._ssrc))
+        assert binding.sender is not None
+        async with asyncio.timeout(10):
+            await callee.getSenders()[0].transport._send_rtp(bytes(RtcpRrPacket(binding.ssrc)))
+            protected = binding.sender.protect_rtcp(feedback)
+            assert protected is not None
+            await callee.getSenders()[0].transport.transport._send(bytes(protected))
+            await heard.wait()
 
 
 async def test_a_forged_replayed_or_excess_source_packet_is_refused_and_counted() -> None:
