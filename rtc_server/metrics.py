@@ -61,6 +61,9 @@ RSS_BYTES = Gauge("rtc_server_rss_bytes", "Resident memory of the media process.
 RTP_PACKETS_IN = Counter(
     "rtc_server_rtp_packets_in", "Packets of ended calls, by what became of them.", ["kind"], registry=REGISTRY
 )
+DATA_CHANNEL_DROPPED = Counter(
+    "rtc_server_data_channel_dropped_packets", "SCTP packets of callers that were malformed.", registry=REGISTRY
+)
 RTP_PACKETS_OUT = Counter("rtc_server_rtp_packets_out", "Packets sent in calls that ended.", registry=REGISTRY)
 INPUT_AUDIO_SECONDS = Counter(
     "rtc_server_input_audio_seconds",

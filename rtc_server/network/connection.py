@@ -33,7 +33,9 @@ CONSENT_INTERVAL_SECONDS = 2.5  # between our own checks on the chosen pair
 CONSENT_WORRY_SECONDS = 4.0  # without a signed STUN message: some checks were lost, or the peer is gone
 CONSENT_WORRIED_INTERVAL_SECONDS = 0.7  # between checks from then on: five more chances on a link that loses a fifth
 CONSENT_LOST_SECONDS = 8.5  # and closed: with the last wait and its check's time-out (0.5 s) within 10 s
-MAX_QUEUED = 256  # datagrams for DTLS and SCTP; beyond it the peer floods its own call
+MAX_QUEUED = 256  # datagrams for DTLS, SCTP and RTCP; beyond it the peer floods its own call
+CONTROL_PER_SECOND = 400  # of these and of STUN, kept up; a call in use has about 20. Each costs up to 0.5 ms
+CONTROL_BURST = 512  # at once: connectivity checks, a handshake, a screenful of events
 STUN_SERVER_SECONDS = 3.0
 UFRAG_CHARACTERS = 12  # all calls share a socket: the name is what tells them apart, and must not be guessed
 _ALPHABET = string.ascii_letters + string.digits
@@ -123,6 +125,10 @@ class LentProtocol(StunProtocol):
         """Media goes straight to the call, DTLS and RTCP to aiortc's queue."""
         self.receiver.receive(data)
 
+    def admits(self) -> bool:
+        """See `sockets.Endpoint`."""
+        return self.receiver.admits()
+
     def on_request(self, message: stun.Message, source: Address) -> bool:
         """See `sockets.Endpoint`."""
         return self.receiver.on_request(message, source, self)
@@ -146,7 +152,8 @@ class IceConnection(Connection):
         self._arguments = arguments
         self._loop = asyncio.get_running_loop()
         self._lent: list[LentProtocol] = []
-        self._alive_at = self._loop.time()
+        self._alive_at = self._allowed_at = self._loop.time()
+        self._allowance: float = CONTROL_BURST  # datagrams that DTLS may be given now
 
     # --- candidates
 
@@ -293,9 +300,20 @@ class IceConnection(Connection):
         self.data_received(bytes(data), 1)
 
     def data_received(self, data: bytes, component: int) -> None:
-        """What DTLS reads. Bounded; empty datagrams end nothing any more."""
-        if data and self._queue.qsize() < MAX_QUEUED:
+        """What DTLS reads. Bounded in number and in pace, the rest is lost as on any network; empty datagrams end
+        nothing any more."""
+        if data and self._queue.qsize() < MAX_QUEUED and self.admits():
             super().data_received(data, component)
+
+    def admits(self) -> bool:
+        """One more datagram that is not media may be worked on now."""
+        now = self._loop.time()
+        self._allowance = min(CONTROL_BURST, self._allowance + CONTROL_PER_SECOND * (now - self._allowed_at))
+        self._allowed_at = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
 
     def successor(self) -> IceConnection:
         """A connection with new credentials on the same path, for an ICE restart."""

@@ -41,6 +41,9 @@ class Endpoint(Protocol):
     def on_datagram(self, data: memoryview) -> None:
         """Media, DTLS or RTCP from a validated address."""
 
+    def admits(self) -> bool:
+        """One more STUN request that names this call may be read now: a peer must not use up the process."""
+
     def on_request(self, message: aioice_stun.Message, source: Address) -> bool:
         """A parsed STUN request that names this call. True when it is signed with the call's password."""
 
@@ -154,6 +157,8 @@ class MediaSocket:
         if kind == stun.REQUEST:
             ufrag = stun.local_ufrag(data)
             endpoint = None if ufrag is None else self._by_ufrag.get(ufrag)
+            if endpoint is not None and not endpoint.admits():
+                endpoint = None
         elif kind is not None:
             endpoint = self._transactions.pop(bytes(data[8:20]), None)
         message = None if endpoint is None else stun.parse(bytes(data))

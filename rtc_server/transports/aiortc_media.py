@@ -48,7 +48,7 @@ from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
 
-AIORTC_VERSION = "1.16.0"
+VERSIONS = {"aiortc": "1.16.0", "aioice": "0.13.0"}  # aioice's private names are used by `network.connection`
 
 
 class ReceiveBinding(Protocol):
@@ -291,10 +291,11 @@ def ntp_now() -> int:
 
 
 def check_upstream() -> None:
-    """Raises ConfigError, naming the fix, when aiortc is not the version whose private names are used here."""
-    version = importlib.metadata.version("aiortc")
-    if version != AIORTC_VERSION:
-        raise ConfigError(
-            f"aiortc {version} is installed, but the media path is built on {AIORTC_VERSION} exactly. "
-            f"Run 'make setup', or: pip install aiortc=={AIORTC_VERSION}."
-        )
+    """Raises ConfigError, naming the fix, when aiortc or aioice is not the version whose private names are used."""
+    for name, wanted in VERSIONS.items():
+        version = importlib.metadata.version(name)
+        if version != wanted:
+            raise ConfigError(
+                f"{name} {version} is installed, but the media path is built on {wanted} exactly. "
+                f"Run 'make setup', or: pip install {name}=={wanted}."
+            )

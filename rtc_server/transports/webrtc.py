@@ -35,6 +35,7 @@ from rtc_server.network.sockets import MediaSockets
 from rtc_server.realtime.events import Event
 
 from .aiortc_media import add_header_extension, media_of, set_codecs, use_process_certificate
+from .aiortc_sctp import guard_data_channel
 from .base import MediaSink
 from .pacer import Pacer
 from .rtp_stream import RtpStream
@@ -125,6 +126,7 @@ class WebRtcTransport:
                 await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
             except (ValueError, IndexError, KeyError, AssertionError) as error:  # how aiortc's parser gives up
                 raise InvalidSdpError("The SDP offer could not be understood.") from error
+            guard_data_channel(self._pc)
             codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
             for transceiver in self._pc.getTransceivers():
                 set_codecs(transceiver, codecs)

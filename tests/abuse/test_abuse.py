@@ -1,6 +1,7 @@
 """Hostile input beside a live call: the call must not notice, nothing may grow, no stranger gets an answer.
 
-The gap that is allowed is for a machine that is busy with other tests; idle it is below 60 ms (docs/experiments.md)."""
+The gap that is allowed is for a machine that is busy with other tests. On an idle one it is below 60 ms:
+RTC_SERVER_TEST_MAX_GAP_MS=60 pytest tests/abuse -s shows the figures and holds them to that."""
 
 from __future__ import annotations
 
@@ -10,22 +11,22 @@ import os
 import random
 import socket
 import struct
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import aiohttp
 import psutil
-import pylibsrtp
 import pytest
 from aioice import stun
-from aiortc.rtp import RtpPacket
 
+from tests.abuse.attacks import ATTACKS
 from tests.support.live_call import LiveCall, live_call
 from tests.support.server_process import ServerProcess, server_process
 
-MAX_GAP_SECONDS = 0.25
+MAX_GAP_SECONDS = float(os.environ.get("RTC_SERVER_TEST_MAX_GAP_MS", "250")) / 1e3
 MAX_GROWTH_BYTES = 30e6
 FLOOD = 3_000
 
@@ -62,6 +63,7 @@ async def untouched(server: ServerProcess) -> AsyncIterator[LiveCall]:
         heard = call.heard_at[before - 1 :]
         gaps = [b - a for a, b in pairwise(heard)]
         assert gaps
+        print(f"longest gap {max(gaps) * 1e3:.0f} ms, memory {(rss(server) - memory) / 1e6:+.1f} MB", end=" ")
         assert max(gaps) <= MAX_GAP_SECONDS, f"a hole of {max(gaps) * 1e3:.0f} ms"
         assert await call.is_alive()
         assert rss(server) - memory < MAX_GROWTH_BYTES
@@ -150,113 +152,18 @@ async def test_the_right_name_without_the_password_is_not_answered(server: Serve
         stranger.sock.close()
 
 
-# --- from the caller's own address, with its own keys
+# --- from a caller's own address, with its own keys
 
 
-Attack = Callable[[LiveCall], Awaitable[None]]
-
-
-async def raw(call: LiveCall, packets: list[bytes]) -> None:
-    transport = call.peer.pc.getTransceivers()[0].sender.transport.transport
-    for number, packet in enumerate(packets):
-        await transport._send(packet)
-        if number % 50 == 49:
-            await asyncio.sleep(0.005)
-
-
-def rtp(call: LiveCall, payload: bytes, **fields: int) -> bytes:
-    packet = RtpPacket(payload_type=fields.get("payload_type", 96), sequence_number=fields.get("sequence", 1))
-    packet.timestamp = fields.get("timestamp", 0)
-    packet.ssrc = fields.get("ssrc", 4_242)
-    packet.payload = payload
-    return packet.serialize()
-
-
-def protect(call: LiveCall, plain: bytes) -> bytes:
-    dtls = call.peer.pc.getTransceivers()[0].sender.transport
-    return bytes(dtls._tx_srtp.protect(plain))
-
-
-async def replays(call: LiveCall) -> None:
-    packet = protect(call, rtp(call, b"\xf8\xff\xfe"))
-    await raw(call, [packet] * 1_000)
-
-
-async def forged(call: LiveCall) -> None:
-    packet = bytearray(protect(call, rtp(call, b"\xf8\xff\xfe")))
-    packet[-1] ^= 1
-    await raw(call, [bytes(packet)] * 1_000)
-
-
-async def many_sources(call: LiveCall) -> None:
-    await raw(call, [protect(call, rtp(call, b"\xf8\xff\xfe", ssrc=number)) for number in range(1, 1_000)])
-
-
-async def hostile_headers(call: LiveCall) -> None:
-    rng = random.Random(3)
-    packets = []
-    for number in range(600):
-        plain = bytearray(
-            rtp(
-                call,
-                rng.randbytes(rng.choice([0, 1, 3, 60, 1_300])),
-                payload_type=rng.choice([96, 96, 0, 8, 9, 13, 63, 110, 127]),
-                sequence=rng.randrange(65_536),
-                timestamp=rng.randrange(2**32),
-                ssrc=50_000 + number,
-            )
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_hostile_caller_disturbs_nobody_else(server: ServerProcess, attack: str) -> None:
+    async with untouched(server), asyncio.timeout(60):
+        hostile = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.abuse.attacks", server.url, attack),
+            stderr=asyncio.subprocess.PIPE,
         )
-        with contextlib.suppress(pylibsrtp.Error):  # our own side refuses to go back in the sequence
-            packets.append(protect(call, bytes(plain)))
-    assert len(packets) > 20
-    await raw(call, packets)
-
-
-async def rtcp_garbage(call: LiveCall) -> None:
-    rng = random.Random(4)
-    await raw(call, [b"\x81" + bytes([rng.randrange(192, 224)]) + rng.randbytes(80) for _ in range(1_000)])
-
-
-async def dtls_garbage(call: LiveCall) -> None:
-    rng = random.Random(5)
-    await raw(call, [bytes([rng.randrange(20, 64)]) + rng.randbytes(300) for _ in range(1_000)])
-
-
-async def empty_datagrams(call: LiveCall) -> None:
-    await raw(call, [b""] * 200)
-
-
-async def many_channels(call: LiveCall) -> None:
-    for number in range(60):
-        call.peer.pc.createDataChannel(f"flood-{number}")
-    await asyncio.sleep(0.5)
-
-
-async def huge_messages(call: LiveCall) -> None:
-    for _ in range(5):
-        call.peer._channel.send("x" * 60_000)
-    await asyncio.sleep(0.5)
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        replays,
-        forged,
-        many_sources,
-        hostile_headers,
-        rtcp_garbage,
-        dtls_garbage,
-        empty_datagrams,
-        many_channels,
-        huge_messages,
-    ],
-)
-async def test_a_hostile_caller_disturbs_nobody_else(server: ServerProcess, attack: Attack) -> None:
-    async with untouched(server), live_call(server.url) as hostile:
-        with contextlib.suppress(ConnectionError):
-            await attack(hostile)
-        await asyncio.sleep(0.3)
+        _, said = await hostile.communicate()
+        assert hostile.returncode == 0, said.decode()
     await asyncio.to_thread(server.wait_for_calls, 0, 20.0)
     async with live_call(server.url) as fresh:
         assert await fresh.is_alive()

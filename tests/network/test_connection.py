@@ -114,6 +114,21 @@ async def test_a_flood_for_dtls_is_bounded() -> None:
         assert callee._queue.qsize() <= ours.MAX_QUEUED
 
 
+async def test_a_peer_gets_as_much_of_the_process_as_a_call_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ice_pair() as (caller, callee, _), asyncio.timeout(10):
+        await asyncio.gather(caller.connect(), callee.connect())
+        now = 1_000.0
+        monkeypatch.setattr(callee, "_loop", type("Clock", (), {"time": lambda self: now})())
+        callee._allowed_at = now
+        callee._allowance = ours.CONTROL_BURST
+        assert sum(callee.admits() for _ in range(5_000)) == ours.CONTROL_BURST
+        now += 2.0
+        assert sum(callee.admits() for _ in range(5_000)) == min(ours.CONTROL_BURST, 2 * ours.CONTROL_PER_SECOND)
+        now += 0.1
+        assert sum(callee.admits() for _ in range(5_000)) == pytest.approx(ours.CONTROL_PER_SECOND / 10, abs=1)
+        monkeypatch.undo()
+
+
 async def test_an_external_address_takes_the_place_of_the_local_one() -> None:
     sockets = MediaSockets()
     options = IceOptions(sockets, MediaPath(), ["127.0.0.1"], ["198.51.100.7", "2001:db8::7"])

@@ -20,16 +20,20 @@ from rtc_server.network.sockets import MAX_ADDRESSES_PER_CALL, Address, MediaSoc
 class RecordingEndpoint:
     """Takes what is handed to a call."""
 
-    def __init__(self, *, is_signed: bool = True) -> None:
+    def __init__(self, *, is_signed: bool = True, admitted: int = 1_000) -> None:
         self.datagrams: list[bytes] = []
         self.requests: list[Address] = []
         self.responses: list[Address] = []
         self.got = asyncio.Event()
+        self.admitted = admitted
         self._is_signed = is_signed
 
     def on_datagram(self, data: memoryview) -> None:
         self.datagrams.append(bytes(data))
         self.got.set()
+
+    def admits(self) -> bool:
+        return self.admitted > len(self.requests)
 
     def on_request(self, message: aioice_stun.Message, source: Address) -> bool:
         self.requests.append(source)
@@ -111,6 +115,17 @@ async def test_an_unsigned_request_validates_nothing_and_gets_no_answer(sockets:
         with pytest.raises(BlockingIOError):
             peer.recv(2048)
     assert endpoint.datagrams == []
+
+
+async def test_a_call_that_asks_too_often_is_not_read_any_more(sockets: MediaSockets) -> None:
+    (sock,) = sockets.lend(["127.0.0.1"])
+    endpoint = RecordingEndpoint(admitted=3)
+    sock.add("ours", endpoint)
+    with stranger() as peer:
+        for _ in range(10):
+            peer.sendto(request("ours:theirs"), ("127.0.0.1", sock.port))
+        await settle(sock, 7)
+    assert len(endpoint.requests) == 3
 
 
 async def test_nothing_that_a_stranger_sends_is_answered(sockets: MediaSockets) -> None:

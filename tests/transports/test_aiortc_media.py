@@ -289,9 +289,14 @@ async def test_one_certificate_serves_every_call_of_the_process() -> None:
         assert digest in callee.localDescription.sdp
 
 
-def test_another_version_of_aiortc_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", aiortc_media.VERSIONS)
+def test_another_version_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     check_upstream()
-    assert importlib.metadata.version("aiortc") == aiortc_media.AIORTC_VERSION
-    monkeypatch.setattr(aiortc_media.importlib.metadata, "version", lambda name: "1.17.0")
-    with pytest.raises(ConfigError, match=r"pip install aiortc==1\.16\.0"):
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        aiortc_media.importlib.metadata, "version", lambda asked: "9.9.9" if asked == name else installed(asked)
+    )
+    with pytest.raises(
+        ConfigError, match=rf"{name} 9.9.9 is installed.*pip install {name}=={aiortc_media.VERSIONS[name]}"
+    ):
         check_upstream()
