@@ -40,7 +40,7 @@ def with_tones(pcm: Pcm16) -> Pcm16:
 
 
 def encode(pcm: Pcm16) -> list[bytes]:
-    """20 ms Opus packets, as a browser's voice: SILK, 24 kb/s."""
+    """20 ms Opus packets, SILK at 24 kb/s: a browser's voice that does not repeat itself, for it hears of no loss."""
     encoder = OpusEncoder(OpusOptions(INPUT_SAMPLE_RATE, "silk", 24_000, use_fec=True))
     packets = [encoder.encode(pcm[i : i + FRAME]) for i in range(0, len(pcm) - FRAME + 1, FRAME)]
     encoder.close()
