@@ -105,7 +105,7 @@ def serving(
     `module` is what is started in place of the server's own command.
 
     Raises BenchmarkError when it does not become ready; what it printed is in the message."""
-    port = _free_port()
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RTC_SERVER_")}
     for key, value in {"webrtc.host_addresses": ["127.0.0.1"], **(overrides or {})}.items():
         name = "RTC_SERVER__" + key.replace(".", "__").upper()
@@ -148,7 +148,8 @@ def histogram_quantile(
     return low
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -13,6 +13,8 @@ from .speech import FRAME, decode, tone_onsets
 FRAME_MS = 20.0
 LONG_GAP_MS = 40.0
 MAX_ECHO_MS = 900.0  # tones come once a second: a later match is the next one
+TICKS_PER_MS = 48.0  # the RTP clock of Opus (RFC 7587)
+CLOCK_PACKETS = 50  # the median of as many at each end of a run: one late packet is no drift
 ARRIVAL = np.dtype([("call", "<u2"), ("sequence", "<u2"), ("timestamp", "<u4"), ("at", "<f8")])
 SENT = np.dtype([("call", "<u2"), ("index", "<u4"), ("at", "<f8")])
 
@@ -79,6 +81,31 @@ def audio(arrivals: NDArray[np.void], calls: Sequence[int], begin_ms: float, end
         long_gaps=float(np.mean(joined > LONG_GAP_MS)),
         lost=lost / sequences if sequences else 0.0,
     )
+
+
+def clock_error_ms(arrivals: NDArray[np.void], calls: Sequence[int], begin_ms: float, end_ms: float) -> float | None:
+    """The audio that was sent against the time that passed, by the RTP timestamps of each call's first and last packets
+    inside the window: what the worst call is off by. None where no call has enough packets."""
+    inside = arrivals[(arrivals["at"] >= begin_ms) & (arrivals["at"] < end_ms)]
+    worst: float | None = None
+    for call in calls:
+        own = inside[inside["call"] == call]
+        if len(own) < 2 * CLOCK_PACKETS:
+            continue
+        own = own[np.argsort(own["at"], kind="stable")]
+        ahead = np.unwrap(own["timestamp"].astype(np.float64), period=2**32) / TICKS_PER_MS - own["at"]
+        error = abs(float(np.median(ahead[-CLOCK_PACKETS:]) - np.median(ahead[:CLOCK_PACKETS])))
+        worst = error if worst is None else max(worst, error)
+    return worst
+
+
+def growth_per_hour(samples: Sequence[tuple[float, float]]) -> float | None:
+    """Slope of the straight line through (seconds, value), per hour; None for fewer than two moments."""
+    if len({seconds for seconds, _ in samples}) < 2:
+        return None
+    seconds, values = np.array(samples, np.float64).T
+    away = seconds - seconds.mean()
+    return float(away @ values / (away @ away)) * 3_600
 
 
 def read_payloads(data: bytes) -> list[Payload]:

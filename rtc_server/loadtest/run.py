@@ -19,7 +19,7 @@ from yarl import URL
 
 from rtc_server.errors import RtcServerError
 
-from .analysis import ARRIVAL, SENT, audio, echoes, percentiles, read_payloads
+from .analysis import ARRIVAL, SENT, audio, clock_error_ms, echoes, growth_per_hour, percentiles, read_payloads
 from .impairment import FRAME_MS, Impairment, plan
 from .speech import encode, read_wav, with_tones, write_packets
 
@@ -27,6 +27,8 @@ CLIENT_FILES = Path(__file__).parent / "client"
 DEFAULT_RECORDINGS = ("f0_rms.wav", "f1_rms.wav", "f2_rms.wav", "f3_rms.wav", "librivox_0880.wav")
 SETTLE_SECONDS = 1.5  # after the last call began: what is measured is the steady state
 INSTALL_TIMEOUT_SECONDS = 300.0
+MEMORY_EVERY_SECONDS = 5.0
+MIN_GROWTH_SECONDS = 60.0  # the slope of the memory over less says nothing
 
 
 class LoadTestError(RtcServerError):
@@ -52,6 +54,8 @@ class LoadPlan:
     """Processes of the server whose CPU and memory are counted."""
     client_cpu: int | None = None
     bind: str = "127.0.0.1"
+    expects_audio: bool = True
+    """False: the server has nothing to say, so what is delivered, its gaps and its echo are not measured."""
 
 
 def installed_client() -> Path:
@@ -125,21 +129,20 @@ def run(load: LoadPlan) -> dict[str, Any]:
     return _report(load, done, usage, arrivals, sent, probe, payloads, begin_ms)
 
 
-def _run_client(client: Path, folder: Path, load: LoadPlan, settle: float) -> tuple[dict[str, Any], dict[str, float]]:
+def _run_client(client: Path, folder: Path, load: LoadPlan, settle: float) -> tuple[dict[str, Any], dict[str, Any]]:
     command = ["node", str(client / "client.mjs"), str(folder / "config")]
     if load.client_cpu is not None and shutil.which("taskset"):
         command = ["taskset", "-c", str(load.client_cpu), *command]
     server = [psutil.Process(pid) for pid in load.pids]
-    rss_before = sum(process.memory_info().rss for process in server)
+    rss_before = _rss_mb(server)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()  # "started"
             time.sleep(settle)
             cpu_begin, clock_begin = _cpu_seconds(server), time.monotonic()
-            time.sleep(load.seconds)
+            memory = _watch_memory(server, load.seconds)
             cpu_end, clock_end = _cpu_seconds(server), time.monotonic()
-            rss_end = sum(each.memory_info().rss for each in server)
             out, err = process.communicate(timeout=load.seconds + 60)
         except BaseException:
             process.kill()
@@ -149,13 +152,30 @@ def _run_client(client: Path, folder: Path, load: LoadPlan, settle: float) -> tu
         said = err.strip().splitlines()
         raise LoadTestError(f"The client ended without a result: {said[-1] if said else process.returncode}")
     seconds = clock_end - clock_begin
+    rss_end = memory[-1][1]
     usage = {
         "cpu_share": (cpu_end - cpu_begin) / seconds if server else float("nan"),
         "cpu_ms_per_call_second": (cpu_end - cpu_begin) * 1e3 / seconds / load.calls if server else float("nan"),
-        "rss_mb": rss_end / 2**20 if server else float("nan"),
-        "rss_mb_per_call": (rss_end - rss_before) / 2**20 / load.calls if server else float("nan"),
+        "rss_mb": rss_end if server else float("nan"),
+        "rss_mb_start": memory[0][1] if server else float("nan"),
+        "rss_mb_per_call": (rss_end - rss_before) / load.calls if server else float("nan"),
+        "rss_mb_per_hour": growth_per_hour(memory) if server and seconds >= MIN_GROWTH_SECONDS else None,
     }
     return json.loads(lines[-1]), usage
+
+
+def _watch_memory(processes: Sequence[psutil.Process], seconds: float) -> list[tuple[float, float]]:
+    """Wait that long; (seconds since the begin, MB) every few seconds, at the begin and at the end."""
+    begin = time.monotonic()
+    samples = [(0.0, _rss_mb(processes))]
+    while (left := begin + seconds - time.monotonic()) > 0:
+        time.sleep(min(left, MEMORY_EVERY_SECONDS))
+        samples.append((time.monotonic() - begin, _rss_mb(processes)))
+    return samples
+
+
+def _rss_mb(processes: Sequence[psutil.Process]) -> float:
+    return float(sum(process.memory_info().rss for process in processes)) / 2**20
 
 
 def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
@@ -165,7 +185,7 @@ def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 def _report(
     load: LoadPlan,
     done: dict[str, Any],
-    usage: dict[str, float],
+    usage: dict[str, Any],
     arrivals: np.ndarray,
     sent: np.ndarray,
     probe: Sequence[bytes],
@@ -196,10 +216,11 @@ def _report(
         "connected": len(setup),
         "failures": failures[:3],
         "seconds": load.seconds,
-        "delivered": returned.delivered,
-        "gap_ms": dict(returned.gap_ms),
-        "long_gaps": returned.long_gaps,
+        "delivered": returned.delivered if load.expects_audio else None,
+        "gap_ms": dict(returned.gap_ms) if load.expects_audio else {},
+        "long_gaps": returned.long_gaps if load.expects_audio else None,
         "lost": returned.lost,
+        "clock_error_ms": clock_error_ms(arrivals, range(load.calls), begin_ms, end_ms),
         "echo_ms": percentiles([echo.delay_ms for echo in found]),
         "echoes": len(found),
         "echo_growth_ms": float(np.median(late) - np.median(early)) if early and late else None,

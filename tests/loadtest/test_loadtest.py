@@ -7,7 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
-from rtc_server.loadtest.analysis import ARRIVAL, SENT, Payload, audio, echoes, read_payloads
+from rtc_server.loadtest.analysis import (
+    ARRIVAL,
+    SENT,
+    Payload,
+    audio,
+    clock_error_ms,
+    echoes,
+    growth_per_hour,
+    read_payloads,
+)
 from rtc_server.loadtest.impairment import Impairment, plan
 from rtc_server.loadtest.report import as_text
 from rtc_server.loadtest.run import LoadPlan, LoadTestError, default_recordings, run
@@ -75,6 +84,34 @@ def test_sequence_numbers_that_wrap_are_no_loss() -> None:
     assert audio(arrivals(rows), [0], 0.0, 2_000.0).lost == 0
 
 
+def test_a_clock_that_runs_fast_is_off_by_what_it_gained() -> None:
+    minute = 3_000
+    fast = 960 * 1.0005  # 0.05 % fast: 30 ms in a minute
+    rows = [(0, n, 4_294_000_000 + 960 * n & 0xFFFF_FFFF, n * 20.0) for n in range(minute)]  # exact, and wraps
+    rows += [(1, n % 65_536, round(fast * n), n * 20.0) for n in range(minute)]
+    exact, drifting = arrivals(rows[:minute]), arrivals(rows)
+    assert clock_error_ms(exact, [0], 0.0, 60_000.0) == pytest.approx(0.0, abs=0.01)
+    assert clock_error_ms(drifting, [0, 1], 0.0, 60_000.0) == pytest.approx(30.0, abs=1.0)
+
+
+def test_a_skipped_frame_and_a_late_packet_are_no_drift_but_audio_that_was_not_sent_is() -> None:
+    late = [(0, n, n * 960, n * 20.0 + (80.0 if n in (0, 499) else 0.0)) for n in range(500) if n != 250]
+    assert clock_error_ms(arrivals(late), [0], 0.0, 20_000.0) == pytest.approx(0.0, abs=0.01)
+    short = [(0, n, n * 960, n * 20.0 + (100.0 if n >= 250 else 0.0)) for n in range(500)]
+    assert clock_error_ms(arrivals(short), [0], 0.0, 20_000.0) == pytest.approx(100.0)
+
+
+def test_too_few_packets_tell_nothing_about_the_clock() -> None:
+    assert clock_error_ms(arrivals([(0, n, n * 960, n * 20.0) for n in range(99)]), [0, 1], 0.0, 2_000.0) is None
+
+
+def test_memory_that_grows_steadily_has_a_slope() -> None:
+    samples = [(n * 5.0, 100.0 + n * 0.01 + (0.2 if n % 2 else -0.2)) for n in range(120)]
+    assert growth_per_hour(samples) == pytest.approx(7.2, abs=0.5)
+    assert growth_per_hour([(0.0, 5.0)]) is None
+    assert growth_per_hour([(1.0, 5.0), (1.0, 6.0)]) is None
+
+
 @pytest.mark.parametrize("delay_ms", [7.0, 63.0, 311.0])
 def test_an_echo_of_known_delay_is_found(delay_ms: float) -> None:
     probe = encode(with_tones(recording("f0_rms")[: 16_000 * 3]))
@@ -104,6 +141,7 @@ def test_two_calls_are_made_and_measured() -> None:
     assert report["delivered"] > 0.9
     assert report["echoes"] >= 2
     assert report["echo_ms"]["p50"] < 200
+    assert report["clock_error_ms"] < 20
     assert "2 of 2 calls" in as_text(report)
 
 
