@@ -47,7 +47,7 @@ LOADS = (1, 8, LOADED_CALLS)
 MAX_PEER_LOAD = 20  # beyond it a peer is saturated and tells nothing
 CAPACITY_START, CAPACITY_STEP = 80, 20  # of this server on a whole core
 WORKER_SHARE = 0.3  # of a core per worker: two of them leave room on one, and the client has the other
-WORKER_START, WORKER_STEP = 40, 4  # of one worker with that share
+WORKER_START, WORKER_STEP = 48, 4  # calls per worker: both searches take the same steps, and have the same luck
 LINKS: Mapping[str, Impairment] = {
     "clean": Impairment(),
     "1 % loss": Impairment(loss=0.01),
@@ -152,10 +152,9 @@ class MediaLoad:
                     with self._ours(workers=workers) as target:
                         for pid in target.pids:
                             limit(pid, WORKER_SHARE)
-                        start = 3 * carried[1] // 2 if carried else WORKER_START
+                        start, step = WORKER_START * workers, WORKER_STEP * workers
                         ramp_ms = RAMP_MS / (WORKER_SHARE * workers)
-                        table = f"workers {workers}"
-                        carried[workers] = self._find_capacity(table, target, start, WORKER_STEP * workers, ramp_ms)
+                        carried[workers] = self._find_capacity(f"workers {workers}", target, start, step, ramp_ms)
         except NoQuotaError as error:
             self._console.print(f"workers: skipped. {error}")
             return
