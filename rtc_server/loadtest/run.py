@@ -144,7 +144,7 @@ def _run_client(client: Path, folder: Path, load: LoadPlan, settle: float) -> tu
             memory = _watch_memory(server, load.seconds)
             cpu_end, clock_end = _cpu_seconds(server), time.monotonic()
             out, err = process.communicate(timeout=load.seconds + 60)
-        except BaseException:
+        except BaseException:  # interrupted or failed: the client must not outlive us
             process.kill()
             raise
     lines = [line for line in out.splitlines() if line.startswith("{")]

@@ -369,7 +369,7 @@ class RestartableIce:
             new.remote_username, new.remote_password = remote_username, remote_password
             for candidate in candidates:
                 await self.add_candidate(candidate)
-        except BaseException:
+        except BaseException:  # cancelled or failed: nobody else knows this connection yet
             self._next = None
             await new.close()
             raise

@@ -258,7 +258,7 @@ def _bind(address: str, port: int) -> socket.socket:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.bind((address, port))
-    except BaseException:
+    except BaseException:  # whatever it was, the socket is not handed on
         sock.close()
         raise
     return sock
