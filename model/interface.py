@@ -21,6 +21,9 @@ INPUT_SAMPLE_RATE = 16_000
 """Rate in Hz of all audio that enters an engine."""
 
 Role = Literal["system", "user", "assistant"]
+OutputMode = Literal["audio", "text", "transcript"]
+"""What a response is made of: sound with its text; text alone; or only the words that were understood, no reply."""
+ToolChoice = Literal["auto", "none", "required"]
 ResponseStatus = Literal["completed", "cancelled", "failed", "incomplete"]
 
 
@@ -36,6 +39,38 @@ class ConversationItem:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A function that the model may ask the client to call."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, object]
+    """JSON Schema of its arguments, an object; plain dicts, lists and scalars."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallItem:
+    """A call that the model asked for earlier."""
+
+    call_id: str
+    name: str
+    arguments: str
+    """JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultItem:
+    """What the client's function returned."""
+
+    call_id: str
+    output: str
+    """Any text, usually JSON."""
+
+
+HistoryItem: TypeAlias = ConversationItem | ToolCallItem | ToolResultItem
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """Ask for one reply. Everything the engine needs is in here; it keeps no conversation of its own."""
 
@@ -44,10 +79,11 @@ class GenerateRequest:
     """Names this reply in every event. A reply that was dropped is recognised by this id alone."""
     turn_id: str
     """Names the stretch of user speech; several speculative requests may carry the same one."""
-    items: tuple[ConversationItem, ...]
-    """History, oldest first, without the turn in `audio`. Ends with a user item when `audio` is None."""
+    items: tuple[HistoryItem, ...]
+    """History, oldest first, without the turn in `audio`. When `audio` is None the reply follows the last item,
+    whatever it is: a user's text, a tool's result, or nothing at all when there are only `instructions`."""
     audio: Pcm16 | None = None
-    """The user's turn at 16 kHz, pre-roll included; None when the turn is text (the last item)."""
+    """The user's turn at 16 kHz, pre-roll included; None when the reply follows the last item."""
     pauses: tuple[int, ...] = ()
     """Sample offsets in `audio` where the user paused, rising: safe places to cut a long turn."""
     instructions: str = ""
@@ -56,6 +92,13 @@ class GenerateRequest:
     """One of `EngineInfo.voices`; "" means the first."""
     max_output_tokens: int | None = None
     """Upper bound on generated text tokens; None means the backend's default."""
+    speed: float = 1.0
+    """How fast to speak, inside `EngineInfo.speed_range`."""
+    output: OutputMode = "audio"
+    tools: tuple[ToolSpec, ...] = ()
+    """Never given to an engine whose `EngineInfo.supports_tools` is False."""
+    tool_choice: ToolChoice = "auto"
+    """"required": the response is a call of one of `tools` (one that was named stands there alone)."""
     seed: int = 0
     audio_credit_ms: int = 1_000
     """Milliseconds of audio the engine may emit before it is granted more."""
@@ -105,6 +148,31 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
+class TranscriptDelta:
+    """The next words of what is being understood, before `Transcript`; pieces joined are its text, spaces included.
+
+    Engines that recognise a turn in one go send none."""
+
+    response_id: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """The next piece of a call that the model asks for. Pieces of one `index` joined are the arguments' JSON text."""
+
+    response_id: str
+    index: int
+    """Number of the call within the response, from 0; the pieces of one call come in a row."""
+    name: str
+    arguments: str
+    is_last: bool
+    """The call is complete: its arguments are valid JSON, and fit the tool's schema as far as the engine can tell."""
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """The next piece of the reply's text; pieces joined are the whole text, spaces included."""
 
@@ -137,7 +205,9 @@ class ResponseDone:
     usage: Usage = field(default_factory=Usage)
 
 
-EngineEvent: TypeAlias = ResponseStarted | Transcript | TextDelta | AudioDelta | ResponseDone
+EngineEvent: TypeAlias = (
+    ResponseStarted | TranscriptDelta | Transcript | TextDelta | AudioDelta | ToolCallDelta | ResponseDone
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +221,11 @@ class EngineInfo:
     max_sequences: int
     """How many responses are worked on at once; more are queued inside the engine."""
     gives_transcripts: bool
-    """True when every audio turn yields a `Transcript`."""
+    """True when every audio turn yields a `Transcript`. Only then is `output` "transcript" possible."""
     voices: tuple[str, ...] = ("default",)
+    speed_range: tuple[float, float] = (1.0, 1.0)
+    """Slowest and fastest `GenerateRequest.speed`; equal when it cannot be changed."""
+    supports_tools: bool = False
     description: str = ""
     """One honest sentence for the page, e.g. "small embedded demo models"."""
 

@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "rtc_server.network",
             "rtc_server.inference",
         ),
-        *("rtc_server.codecs.opus", "rtc_server.turns", "rtc_server.logs", "model.weights"),
+        *("rtc_server.codecs.opus", "rtc_server.turns", "rtc_server.realtime", "rtc_server.logs", "model.weights"),
         *COMMON,
     ),
     # the outside: wires everything together, once
@@ -56,7 +56,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "rtc_server.app": (
         *("rtc_server.app", "rtc_server.media", "rtc_server.transports.sdp", "rtc_server.inference"),
-        *("rtc_server.network.addresses", "rtc_server.certs", *COMMON),
+        *(
+            "rtc_server.realtime",
+            "rtc_server.calls.sessions",
+            "rtc_server.limits",
+            "rtc_server.network.addresses",
+            "rtc_server.certs",
+            *COMMON,
+        ),
     ),
     "rtc_server.loadtest": ("rtc_server.loadtest", "rtc_server.codecs", "model.interface", "rtc_server.errors"),
     "rtc_server.cli": ("rtc_server", "model.registry", "model.weights"),

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from rtc_server.app.server import create_engine_client
-from rtc_server.calls.call import Call, initial_session
+from rtc_server.calls.call import Call
+from rtc_server.calls.sessions import initial_session
 from rtc_server.config import Settings, load_settings
 from rtc_server.inference.client import EngineSettings
 from rtc_server.inference.process import ProcessEngineClient

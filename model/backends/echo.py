@@ -13,6 +13,7 @@ from model.backends.requests import AudioCredit, check_request
 from model.interface import (
     INPUT_SAMPLE_RATE,
     AudioDelta,
+    ConversationItem,
     EngineEvent,
     EngineInfo,
     GenerateRequest,
@@ -105,7 +106,7 @@ class EchoEngine:
             echo.is_started = True
             events.append(ResponseStarted(request.response_id, now))
             if request.audio is None:
-                events.append(TextDelta(request.response_id, request.items[-1].text, now))
+                events.append(TextDelta(request.response_id, _last_text(request), now))
         size = echo.credit.piece(echo.remaining)
         if request.audio is not None and size:
             piece = request.audio[echo.num_emitted : echo.num_emitted + size].copy()
@@ -116,6 +117,11 @@ class EchoEngine:
             del self._live[request.response_id]
             events.append(ResponseDone(request.response_id, "completed", now))
         return events
+
+
+def _last_text(request: GenerateRequest) -> str:
+    last = request.items[-1] if request.items else None
+    return last.text if isinstance(last, ConversationItem) else request.instructions
 
 
 def create(options: Mapping[str, object], wake: Wake) -> EchoEngine:

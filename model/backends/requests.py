@@ -22,8 +22,8 @@ def check_request(request: GenerateRequest, info: EngineInfo) -> None:
     if request.audio_credit_ms < 0:
         raise ValueError(f"audio_credit_ms is {request.audio_credit_ms}; it must not be negative.")
     if request.audio is None:
-        if not request.items or request.items[-1].role != "user":
-            raise ValueError("A request without audio must end with a user item.")
+        if not request.items and not request.instructions:
+            raise ValueError("A request without audio needs items or instructions to follow.")
         if request.pauses:
             raise ValueError("pauses need audio.")
     else:

@@ -12,7 +12,7 @@ from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
-from rtc_server.realtime.session import Audio, AudioInput, AudioOutput, SessionConfig, TurnDetection
+from rtc_server.realtime.session import SessionConfig, TurnDetection
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.echo_guard import EchoGuard
@@ -22,6 +22,7 @@ from rtc_server.turns.vad import VadFactory
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .intents import CancelRequest, GrantAudio, Observe, SendEvent, SubmitRequest
+from .sessions import DEFAULT_OPTIONS, CallOptions, initial_session
 
 log = logging.getLogger(__name__)
 
@@ -29,23 +30,6 @@ log = logging.getLogger(__name__)
 def new_id(prefix: str) -> str:
     """A random id that cannot be guessed: "rtc_9Xb2..."."""
     return f"{prefix}_{secrets.token_urlsafe(15)}"
-
-
-def initial_session(settings: Settings, model_name: str, voices: tuple[str, ...]) -> SessionConfig:
-    """The session that a new call starts with, from the server's settings."""
-    turns = settings.turns
-    detection = TurnDetection(
-        threshold=turns.threshold,
-        prefix_padding_ms=turns.prefix_padding_ms,
-        silence_duration_ms=turns.silence_duration_ms,
-        create_response=turns.create_response,
-        interrupt_response=turns.interrupt_response,
-    )
-    return SessionConfig(
-        model=model_name,
-        instructions=settings.session.instructions,
-        audio=Audio(input=AudioInput(turn_detection=detection), output=AudioOutput(voice=voices[0])),
-    )
 
 
 class Call:
@@ -58,6 +42,7 @@ class Call:
         transport: MediaTransport,
         engine: EngineClient,
         make_vad: VadFactory,
+        options: CallOptions = DEFAULT_OPTIONS,
     ) -> None:
         info = engine.info
         self.call_id = call_id
@@ -68,7 +53,7 @@ class Call:
         self._transport = transport
         self._engine = engine
         self._playout = Playout(sample_rate=transport.playout_sample_rate)
-        session = initial_session(settings, info.name, info.voices)
+        session = options.session or initial_session(settings, info.name, info.voices)
         self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
         self._detector = TurnDetector(
             make_vad(self._on_voice_judged),

@@ -19,6 +19,7 @@ from rtc_server.turns.vad import VadFactory
 
 from .call import Call, new_id
 from .echo import EchoCall
+from .sessions import DEFAULT_OPTIONS, CallOptions
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,13 @@ class CallRegistry:
         self._count()
         return Slot(self)
 
-    def start(self, transport: MediaTransport, kind: CallKind) -> AnyCall:
+    def start(self, transport: MediaTransport, kind: CallKind, options: CallOptions) -> AnyCall:
         """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
         call: AnyCall
         if kind == "echo":
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
         else:
-            call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad)
+            call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options)
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
         metrics.CALLS_STARTED.inc()
@@ -130,10 +131,12 @@ class Slot:
     def __init__(self, registry: CallRegistry) -> None:
         self._registry: CallRegistry | None = registry
 
-    def start(self, transport: MediaTransport, kind: CallKind = "conversation") -> AnyCall:
+    def start(
+        self, transport: MediaTransport, kind: CallKind = "conversation", options: CallOptions = DEFAULT_OPTIONS
+    ) -> AnyCall:
         """Turn the reservation into a call."""
         assert self._registry is not None, "the slot was used already"
-        call = self._registry.start(transport, kind)
+        call = self._registry.start(transport, kind, options)
         self.release()
         return call
 

@@ -58,7 +58,7 @@ class LocalNode:
         try:
             async with self._setups:
                 transport, sdp = await self._set_up(request)
-            call = slot.start(transport, request.kind)
+            call = slot.start(transport, request.kind, request.options)
         finally:
             slot.release()
         self._transports[call.call_id] = transport

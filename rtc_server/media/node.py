@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.transports.sdp import Offer
 
 CallKind: TypeAlias = Literal["conversation", "echo"]
@@ -21,6 +22,45 @@ class OfferRequest:
     host_addresses: tuple[str, ...]
     """Local addresses that this caller may be able to reach."""
     kind: CallKind = "conversation"
+    options: CallOptions = DEFAULT_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRequest:
+    """Messages to and from a call over a WebSocket that signaling holds."""
+
+    call_id: str | None = None
+    """Beside a call that runs already (sideband); None = the WebSocket is the call."""
+    options: CallOptions = DEFAULT_OPTIONS
+    is_binary: bool = False
+    """The reply's audio goes out as binary messages of raw samples instead of base64 in events."""
+
+
+class ChannelPeer(Protocol):
+    """The end of a channel that signaling holds. Called on the event loop; must not block."""
+
+    def on_data(self, data: str | bytes) -> None:
+        """One message for the client: an event as JSON text, or raw audio."""
+
+    def on_closed(self, code: int, reason: str) -> None:
+        """The channel is over, for any reason but `Channel.close`. `code` is a WebSocket close code."""
+
+
+class Channel(Protocol):
+    """The other end, as signaling uses it."""
+
+    @property
+    def call_id(self) -> str: ...
+
+    async def send(self, data: str | bytes) -> None:
+        """One message of the client. Waits while the call has too much unread; nothing is dropped. After the channel is
+        over it returns at once."""
+
+    def acknowledge(self, num_bytes: int) -> None:
+        """That much of what `on_data` got has reached the client: a call whose client does not read is ended."""
+
+    def close(self) -> None:
+        """The client is gone. Ends the call, or only the sideband. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,6 @@ BAD_REQUESTS: dict[str, dict[str, object]] = {
     "stereo audio": {"audio": np.zeros((1600, 2), np.int16)},
     "ten minutes of audio": {"audio": np.zeros(16_000 * 600, np.int16)},
     "neither audio nor text": {"audio": None, "items": ()},
-    "text of the assistant": {"audio": None, "items": (ConversationItem("assistant", "Hi."),)},
     "unknown voice": {"voice": "nobody"},
     "no tokens": {"max_output_tokens": 0},
     "negative credit": {"audio_credit_ms": -1},

@@ -18,6 +18,7 @@ import numpy as np
 
 from model.backends.requests import AudioCredit, check_request
 from model.interface import (
+    ConversationItem,
     EngineEvent,
     EngineFault,
     EngineInfo,
@@ -209,7 +210,9 @@ class CascadeEngine:
         ticket = Ticket(request)
         self._live[request.response_id] = Response(ticket, AudioCredit(SAMPLE_RATE, request.audio_credit_ms))
         if request.audio is None:
-            self._writing.put(_Write(ticket, request.items[-1].text))
+            last = request.items[-1] if request.items else None
+            text = last.text if isinstance(last, ConversationItem) else request.instructions
+            self._writing.put(_Write(ticket, text))
         else:
             self._recognition.put(_Recognize(ticket, request.audio))
 
@@ -340,7 +343,8 @@ class CascadeEngine:
 
     def _fit_and_generate(self, sequence: Sequence, job: _Write, sampling: Sampling) -> Completion:
         request, ticket = job.ticket.request, job.ticket
-        history = request.items if request.audio is not None else request.items[:-1]
+        items = request.items if request.audio is not None else request.items[:-1]
+        history = [item for item in items if isinstance(item, ConversationItem)]
         budget = self._options.context_tokens - sampling.max_tokens
         for attempt in range(OVERFLOW_RETRIES + 1):
             messages = build_messages(self._style, request.instructions, history, job.user_text, budget)
