@@ -176,6 +176,10 @@ class SessionSection(Section):
 
     instructions: str = Field("", max_length=20_000)
     """Instructions of new sessions; "" means the backend's own."""
+    model_aliases: tuple[str, ...] = ("gpt-realtime*", "gpt-4o*realtime*", "gpt-4o*transcribe*", "whisper-*")
+    """Names of other models that clients may ask for and get this server's: patterns, * stands for anything."""
+    kept_audio_seconds: float = Field(60.0, ge=0.0, le=3_600.0)
+    """Sound of each call that is kept for `conversation.item.retrieve`; about 40 KB per second."""
 
 
 class TurnsSection(Section):

@@ -12,6 +12,7 @@
         ├── InvalidJsonError          400 invalid_json
         ├── InvalidSdpError           400 invalid_sdp
         ├── CallNotFoundError         404 call_id_not_found
+        ├── ModelNotFoundError        404 model_not_found
         ├── NotEnabledError           404 not_enabled
         ├── CallEndedError            410 media_worker_lost
         ├── SdpTooLargeError          413 sdp_too_large
@@ -120,6 +121,13 @@ class CallNotFoundError(ApiError):
 
     status = 404
     code = "call_id_not_found"
+
+
+class ModelNotFoundError(ApiError):
+    """The model that was asked for is not the one that is loaded."""
+
+    status = 404
+    code = "model_not_found"
 
 
 class NotEnabledError(ApiError):

@@ -89,7 +89,10 @@ PURE = (
     "rtc_server.media.merge",
     "rtc_server.network.stun",
 )
-PURE_CALLS = ("core", "client_events", "announcements", "responses", "reply_playout", "intents", "user_turns")
+PURE_CALLS = (
+    *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
+    *("plans", "transcripts", "contexts", "idle"),
+)
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
     *("threading", "queue", "time", "signal", "http", "urllib"),

@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from model.interface import EngineInfo
 from rtc_server.app.server import create_engine_client
 from rtc_server.calls.call import Call
-from rtc_server.calls.sessions import initial_session
+from rtc_server.calls.sessions import initial_session, starting_session
 from rtc_server.config import Settings, load_settings
+from rtc_server.errors import ModelNotFoundError
 from rtc_server.inference.client import EngineSettings
 from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
@@ -86,13 +88,20 @@ def test_session_and_turn_keys_are_where_a_call_starts() -> None:
     turns = {"threshold": 0.7, "prefix_padding_ms": 200, "silence_duration_ms": 650}
     switches = {"create_response": False, "interrupt_response": False}
     overrides = {f"turns.{key}": value for key, value in {**turns, **switches}.items()}
-    session = initial_session(
-        settings_with(**{"session.instructions": "Be brief.", **overrides}), "model", ("default",)
-    )
+    settings = settings_with(**{"session.instructions": "Be brief.", **overrides})
+    session = initial_session(settings, EngineInfo("model", 24_000, 1, gives_transcripts=True))
     detection = session.audio.input.turn_detection
     assert detection is not None
     assert session.instructions == "Be brief."
     assert {key: getattr(detection, key) for key in {**turns, **switches}} == {**turns, **switches}
+
+
+def test_other_models_names_are_the_ones_that_were_listed() -> None:
+    engine = EngineInfo("model", 24_000, 1, gives_transcripts=True)
+    settings = settings_with(**{"session.model_aliases": ["gpt-9*"]})
+    assert starting_session(settings, engine, {"model": "gpt-9-mini"}).model == "model"
+    with pytest.raises(ModelNotFoundError, match="gpt-realtime"):
+        starting_session(settings, engine, {"model": "gpt-realtime"})
 
 
 async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
@@ -106,6 +115,7 @@ async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
                 "turns.speculation_silence_ms": 0,
                 "turns.interruption_min_ms": 333,
                 "turns.echo_guard": False,
+                "session.kept_audio_seconds": 12.0,
                 "engine.audio_credit_ms": 777,
                 "engine.response_timeout_seconds": 3.5,
             }
@@ -117,6 +127,7 @@ async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
         assert call.core._settings.audio_credit_ms == 777
         assert call.core._settings.response_timeout_seconds == 3.5
         assert call.core._settings.speculate is False
+        assert call.core.archive._max_seconds == 12.0
         assert call.core._barge_in._interruption_min_ms == 333
     finally:
         await engine.close()

@@ -12,7 +12,7 @@ from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
-from rtc_server.realtime.session import SessionConfig, TurnDetection
+from rtc_server.realtime.session import ServerVad, SessionConfig
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.echo_guard import EchoGuard
@@ -22,7 +22,7 @@ from rtc_server.turns.vad import VadFactory
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .intents import CancelRequest, GrantAudio, Observe, SendEvent, SubmitRequest
-from .sessions import DEFAULT_OPTIONS, CallOptions, initial_session
+from .sessions import DEFAULT_OPTIONS, CallOptions, capabilities, initial_session
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Call:
         self._transport = transport
         self._engine = engine
         self._playout = Playout(sample_rate=transport.playout_sample_rate)
-        session = options.session or initial_session(settings, info.name, info.voices)
+        session = options.session or initial_session(settings, info)
         self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
         self._detector = TurnDetector(
             make_vad(self._on_voice_judged),
@@ -65,6 +65,7 @@ class Call:
             call_id=call_id,
             engine=info,
             session=session,
+            can=capabilities(settings, info),
             detector=self._detector,
             playout=self._playout,
             barge_in=BargeIn(interruption_min_ms=turns.interruption_min_ms, gives_transcripts=info.gives_transcripts),
@@ -73,11 +74,12 @@ class Call:
                 audio_credit_ms=settings.engine.audio_credit_ms,
                 response_timeout_seconds=settings.engine.response_timeout_seconds,
                 speculate=turns.speculation_silence_ms > 0,
+                kept_audio_seconds=settings.session.kept_audio_seconds,
             ),
             on_session=self._on_session,
         )
         expires_at = int(self.created_at + settings.server.max_call_seconds)
-        self._client_events = ClientEvents(self.core, new_id, new_id("sess"), expires_at, info.voices)
+        self._client_events = ClientEvents(self.core, new_id, new_id("sess"), expires_at)
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
 
@@ -107,7 +109,8 @@ class Call:
         self.connected.set()
 
     def on_channel_open(self) -> None:
-        self._transport.send_event(self._client_events.session_created())
+        for event in self._client_events.opening():
+            self._transport.send_event(event)
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
@@ -136,7 +139,15 @@ class Call:
         turns = self._settings.turns
         detection = session.audio.input.turn_detection
         # Without turn detection the values do not matter: nothing is detected, audio waits for a commit.
-        values = detection or TurnDetection()
+        values = (
+            detection
+            if isinstance(detection, ServerVad)
+            else ServerVad(
+                threshold=turns.threshold,
+                prefix_padding_ms=turns.prefix_padding_ms,
+                silence_duration_ms=turns.silence_duration_ms,
+            )
+        )
         return TurnDetectorConfig(
             is_enabled=detection is not None,
             threshold=values.threshold,

@@ -1,9 +1,10 @@
 """The rules of one call: who speaks, what is asked of the engine, what the client is told. Pure.
 
 Feed it audio, messages, engine events and playout pulls, each with `now` (monotonic seconds); drain `outputs()`
-after every call. It owns the conversation, the session and all responses of the call; it shares the detector
-and the playout with nobody. Barge-in, in order: voice -> playout paused in the same tick -> verdict -> playout
-flushed, response dead by id, engine cancelled, conversation cut to what was heard, events sent.
+after every call. It owns the conversation, the session and the user's turns, and through its parts (`replies`,
+`transcripts`) all responses; it shares the detector and the playout with nobody. Barge-in, in order: voice -> playout
+paused in the same tick -> verdict -> playout flushed, response dead by id, engine cancelled, conversation cut to what
+was heard, events sent.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from model.interface import (
     EngineFault,
     EngineInfo,
     GenerateRequest,
+    HistoryItem,
     Pcm16,
     ResponseDone,
     ResponseStarted,
     TextDelta,
     Transcript,
+    TranscriptDelta,
 )
-from rtc_server.audio.pcm import rms_dbfs
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.errors import ProtocolError
-from rtc_server.realtime.conversation import Conversation, Item, heard_text
-from rtc_server.realtime.events import Event, EventWriter, NewId, ResponseCreate, ResponseParameters
-from rtc_server.realtime.session import SessionConfig
+from rtc_server.realtime.conversation import AnyItem, AudioArchive, Conversation, FunctionResult, Item
+from rtc_server.realtime.events import EventWriter, ResponseCreate, ResponseParameters
+from rtc_server.realtime.session import Capabilities, SessionConfig
+from rtc_server.realtime.words import NewId
 from rtc_server.turns.detector import TurnDetector
 from rtc_server.turns.events import (
     SpeechPaused,
@@ -44,12 +47,15 @@ from rtc_server.turns.events import (
 from rtc_server.turns.interruption import BargeIn, Verdict
 
 from .announcements import Announcer
-from .intents import CancelRequest, CoreOutput, GrantAudio, Observe, SendEvent, SubmitRequest
-from .reply_playout import ReplyPlayout
-from .responses import InputClock, Response, TurnTiming, response_latency_ms, turn_stages
+from .contexts import DecodeSound, response_context
+from .idle import PROMPT, IdleTimer
+from .intents import CancelRequest, CoreOutput, Outbox
+from .plans import ResponsePlan, plan_response
+from .replies import Replies, ReplySettings
+from .responses import InputClock, Response, TurnTiming
+from .transcripts import Transcripts
 from .user_turns import Unanswered, UserTurn, joined
 
-VOICED_DBFS = -45.0  # a frame louder than this is sound to a listener; quieter is the decoder's noise floor
 SAMPLES_PER_MS = INPUT_SAMPLE_RATE // 1000
 
 
@@ -62,6 +68,10 @@ class CoreSettings:
     speculate: bool = True
     pause_limit_seconds: float = 2.0
     """A reply that was paused for a voice nobody decided about goes on after this."""
+    audio_in_events: bool = False
+    """The client gets its sound in events (WebSocket) instead of a media stream."""
+    kept_audio_seconds: float = 60.0
+    """Sound of the conversation that is kept for `conversation.item.retrieve`."""
 
 
 class CallCore:
@@ -72,6 +82,7 @@ class CallCore:
         call_id: str,
         engine: EngineInfo,
         session: SessionConfig,
+        can: Capabilities,
         detector: TurnDetector,
         playout: Playout,
         barge_in: BargeIn,
@@ -80,8 +91,10 @@ class CallCore:
         on_session: Callable[[SessionConfig], None],
     ) -> None:
         self.call_id = call_id
+        self.conversation_id = new_id("conv")
         self.conversation = Conversation()
-        self.session = session
+        self.archive = AudioArchive(settings.kept_audio_seconds)
+        self.can = can
         self.announce = Announcer(EventWriter(new_id))
         self._engine = engine
         self._detector = detector
@@ -90,15 +103,34 @@ class CallCore:
         self._new_id = new_id
         self._settings = settings
         self._on_session = on_session
-        self._outputs: list[CoreOutput] = []
+        self._outbox = Outbox()
         self._clock = InputClock()
         self._turn: UserTurn | None = None
         self._unanswered: list[Unanswered] = []
-        self._responses: dict[str, Response] = {}  # alive: held, generating or playing
         self._held: Response | None = None
-        self._replies = ReplyPlayout(playout, engine.sample_rate)
         self._paused_at: float | None = None
-        self.has_spoken = False  # from the first audio on, the voice is fixed
+        self._idle = IdleTimer()
+        self.replies = Replies(
+            self.conversation,
+            self.archive,
+            self.announce,
+            playout,
+            self._outbox,
+            new_id,
+            ReplySettings(
+                conversation_id=self.conversation_id,
+                engine_sample_rate=engine.sample_rate,
+                audio_credit_ms=settings.audio_credit_ms,
+                response_timeout_seconds=settings.response_timeout_seconds,
+                audio_in_events=settings.audio_in_events,
+            ),
+            on_forgotten=self._on_reply_forgotten,
+        )
+        self.transcripts = Transcripts(
+            call_id, self.conversation, self.announce, self._outbox, new_id, is_possible=engine.gives_transcripts
+        )
+        self.session = session
+        self._apply_session(session)
 
     # --- inputs
 
@@ -113,8 +145,9 @@ class CallCore:
 
     def receive_engine(self, event: EngineEvent, now: float) -> None:
         """One engine event; events of dead responses are ignored."""
-        response = self._responses.get(event.response_id)
+        response = self.replies.get(event.response_id)
         if response is None:
+            self.transcripts.receive(event)
             return
         if isinstance(event, ResponseStarted):
             response.stages.started = event.at
@@ -127,7 +160,7 @@ class CallCore:
         elif isinstance(event, AudioDelta) and response.stages.first_audio is None:
             response.stages.first_audio = event.at
         if not response.is_held:
-            self._apply(response, event, now)
+            self._apply(response, event)
             return
         response.held_events.append(event)
         if isinstance(event, Transcript) and self._barge_in.is_pending:
@@ -140,56 +173,42 @@ class CallCore:
     def pull_frame(self, now: float) -> PlayoutFrame:
         """The next 20 ms of output at the playout rate."""
         frame = self._playout.pull()
-        response = None if frame.response_id is None else self._responses.get(frame.response_id)
-        if response is None:
-            return frame
-        if frame.is_first:
-            response.output_started = True
-            self.has_spoken = True
-            self._emit(self.announce.output_buffer("started", response.response_id))
-        is_voiced = not frame.is_silence and rms_dbfs(frame.pcm) > VOICED_DBFS
-        if not response.measured and (is_voiced or frame.is_last):
-            self._measure(response, now)
-        if response.is_generating:
-            played_ms = self._playout.played_ms(response.response_id)
-            due = response.credit_due(played_ms, self._settings.audio_credit_ms)
-            if due:
-                self._outputs.append(GrantAudio(response.response_id, due))
-        if frame.is_last:
-            self._emit(self.announce.output_buffer("stopped", response.response_id))
-            self._forget(response)
-            self._replies.play_next(self._responses.values())
+        if self.replies.on_frame(frame, now) is not None and not self.replies.is_active and self._turn is None:
+            self._idle.start(now, self._detector.samples_received)
         return frame
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` wants to be called; None = no need."""
-        deadlines = [r.deadline for r in self._responses.values() if r.deadline is not None]
+        deadlines = [r.deadline for r in self.replies if r.deadline is not None]
         if self._paused_at is not None:
             deadlines.append(self._paused_at + self._settings.pause_limit_seconds)
+        for deadline in (self.transcripts.next_deadline(), self._idle_deadline()):
+            if deadline is not None:
+                deadlines.append(deadline)
         return min(deadlines, default=None)
 
     def handle_deadline(self, now: float) -> None:
         """Act on everything that is due at `now`."""
-        for response in [r for r in self._responses.values() if r.deadline is not None and r.deadline <= now]:
-            self._outputs.append(CancelRequest(response.response_id))
+        for response in [r for r in self.replies if r.deadline is not None and r.deadline <= now]:
+            self._outbox.add(CancelRequest(response.response_id))
             fault = EngineFault("response_timeout", "The engine produced nothing in time.")
             self.receive_engine(ResponseDone(response.response_id, "failed", now, fault), now)
         if self._paused_at is not None and now >= self._paused_at + self._settings.pause_limit_seconds:
             self._apply_verdict(self._barge_in.timed_out(), now)
+        self.transcripts.handle_deadline(now)
+        idle = self._idle_deadline()
+        if idle is not None and now >= idle:
+            self._on_idle(now)
 
     def outputs(self) -> list[CoreOutput]:
         """What happened since the last call, in order."""
-        outputs, self._outputs = self._outputs, []
-        return outputs
+        return self._outbox.drain()
 
     def close(self) -> None:
         """Cancel what is alive."""
-        for response in list(self._responses.values()):
-            if response.is_generating:
-                self._outputs.append(CancelRequest(response.response_id))
-        self._responses.clear()
+        self.replies.close()
+        self.transcripts.close()
         self._held = None
-        self._playout.flush()
         self._detector.close()
 
     # --- turns
@@ -197,7 +216,7 @@ class CallCore:
     @property
     def is_agent_active(self) -> bool:
         """A reply is being made or played (held ones do not count)."""
-        return any(not response.is_held for response in self._responses.values())
+        return self.replies.is_active
 
     def _on_turn_events(self, events: Iterable[TurnEvent], now: float) -> None:
         for event in events:
@@ -212,6 +231,7 @@ class CallCore:
             case VoiceDropped():
                 self._apply_verdict(self._barge_in.voice_dropped(), now)
             case SpeechStarted(start_sample):
+                self._idle.stop()
                 self._turn = UserTurn(self._new_id("turn"), self._new_id("item"), start_sample)
                 if not self._barge_in.is_pending:
                     self._announce_turn(self._turn)
@@ -225,6 +245,7 @@ class CallCore:
                 self._on_speech_stopped(event, now)
 
     def _on_voice(self, now: float) -> None:
+        self._idle.stop()
         detection = self.session.audio.input.turn_detection
         if detection is not None and detection.interrupt_response and self.is_agent_active:
             self._apply_verdict(self._barge_in.voice_onset(), now)
@@ -252,12 +273,12 @@ class CallCore:
             case Verdict.RESUME:
                 self._playout.resume()
                 self._paused_at = None
-                self._outputs.append(Observe("interruption", "resumed"))
+                self._outbox.observe("interruption", "resumed")
                 if self._turn is not None and self._turn.stopped is not None:
                     self._turn = None
                 self._drop_held("backchannel")
             case Verdict.INTERRUPT:
-                self._outputs.append(Observe("interruption", "interrupted"))
+                self._outbox.observe("interruption", "interrupted")
                 turn = self._turn
                 if turn is not None and not turn.is_announced:
                     self._announce_turn(turn)
@@ -269,24 +290,24 @@ class CallCore:
         turn.is_announced = True
         start_ms = turn.start_sample // SAMPLES_PER_MS
         event = self.announce.event("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=turn.item_id)
-        self._emit([event])
+        self._outbox.send([event])
 
     def _complete_turn(self, turn: UserTurn, now: float) -> None:
         """The endpoint: the turn enters the conversation and, if wanted, is answered."""
         assert turn.stopped is not None, "a turn is completed once it stopped"
         assert turn.audio is not None, "a stopped turn has its audio"
         self._turn = None
-        detection = self.session.audio.input.turn_detection
         end_ms = turn.stopped.end_sample // SAMPLES_PER_MS
         kind = "input_audio_buffer.speech_stopped"
-        self._emit([self.announce.event(kind, audio_end_ms=end_ms, item_id=turn.item_id)])
-        self.commit_audio(turn.item_id, turn.audio, turn.pauses)
+        self._outbox.send([self.announce.event(kind, audio_end_ms=end_ms, item_id=turn.item_id)])
+        self.commit_audio(turn.item_id, turn.turn_id, turn.audio, turn.pauses, now)
         is_silent = self._held is not None and self._held.transcript == ""
-        if detection is None or not detection.create_response or self.is_agent_active or is_silent:
+        if not self._answers_turns or self.is_agent_active or is_silent:
             # Nobody may answer now, or there were no words. What was said waits in `_unanswered`.
             if is_silent:
                 self._unanswered.pop()
-                self._emit(self.announce.transcript(turn.item_id, "", len(turn.audio) / INPUT_SAMPLE_RATE))
+                self.transcripts.cover(turn.item_id)
+                self.transcripts.on_transcript(turn.item_id, "", len(turn.audio) / INPUT_SAMPLE_RATE)
             self._drop_held("unwanted")
             return
         arrived, jitter_ms = self._clock.arrival(turn.stopped.last_voiced_sample)
@@ -294,17 +315,18 @@ class CallCore:
         held = self._held
         if held is None or held.turn_id != turn.turn_id:
             self._drop_held("stale")
-            self._begin(self._request(turn.turn_id, self._unanswered_audio()), False, timing, now)
+            plan = self._plan()
+            request = self._request(plan, turn.turn_id, self._history(), self._unanswered_audio())
+            self._open(self.replies.begin(request, plan, False, timing, now), now)
         else:
             self._held = None
-            self._outputs.append(Observe("speculation", "used"))
+            self._outbox.observe("speculation", "used")
             self._release(held, timing, now)
 
     def _speculate(self, now: float) -> None:
         """Start recognition and the reply before it is known that the turn is over; nothing of it is shown."""
         turn = self._turn
-        detection = self.session.audio.input.turn_detection
-        if turn is None or detection is None or not detection.create_response or not self._settings.speculate:
+        if turn is None or not self._answers_turns or not self._settings.speculate:
             return
         if self.is_agent_active and not self._barge_in.is_pending:
             return
@@ -312,31 +334,69 @@ class CallCore:
         audio, pauses = turn.audio, turn.pauses
         if audio is None:
             audio, pauses = self._detector.utterance(), self._detector.pauses
-        request = self._request(turn.turn_id, self._unanswered_audio(Unanswered("", audio, pauses)))
-        self._held = self._begin(request, True, None, now)
+        plan = self._plan()
+        waiting = self._unanswered_audio(Unanswered("", audio, pauses))
+        request = self._request(plan, turn.turn_id, self._history(), waiting)
+        self._held = self.replies.begin(request, plan, True, None, now)
 
     def _drop_held(self, outcome: str) -> None:
         held, self._held = self._held, None
         if held is not None:
-            self._outputs.append(Observe("speculation", outcome))
-            self._kill(held)
+            self._outbox.observe("speculation", outcome)
+            self.replies.kill(held)
+
+    @property
+    def _answers_turns(self) -> bool:
+        """A finished turn is answered by itself."""
+        detection = self.session.audio.input.turn_detection
+        return self.session.answers and detection is not None and detection.create_response
+
+    # --- the silence after a reply
+
+    def _idle_deadline(self) -> float | None:
+        return self._idle.deadline(self.session.audio.input.turn_detection) if self._answers_turns else None
+
+    def _on_idle(self, now: float) -> None:
+        """Nobody spoke for `idle_timeout_ms` after the reply had been heard: the model speaks again."""
+        self._idle.stop()
+        item_id = self._new_id("item")
+        times = {
+            "audio_start_ms": self._idle.start_sample // SAMPLES_PER_MS,
+            "audio_end_ms": self._detector.samples_received // SAMPLES_PER_MS,
+        }
+        self._outbox.send([self.announce.event("input_audio_buffer.timeout_triggered", **times, item_id=item_id)])
+        item = Item(item_id, "user", "input_audio", "")
+        self._outbox.send(self.announce.user_audio_item(item, self.conversation.append(item)))
+        plan = self._plan()
+        items = (*self._history(), ConversationItem("system", PROMPT))
+        request = self._request(plan, self._new_id("turn"), items, None)
+        self._open(self.replies.begin(request, plan, False, None, now), now)
 
     # --- what the client may do as well (used by `client_events`)
 
-    def commit_audio(self, item_id: str, audio: Pcm16, pauses: tuple[int, ...] = ()) -> None:
+    def commit_audio(self, item_id: str, turn_id: str, audio: Pcm16, pauses: tuple[int, ...], now: float) -> None:
         """User audio becomes an item of the conversation and waits for a response."""
         item = Item(item_id, "user", "input_audio", "")
-        self._emit(self.announce.user_audio_item(item, self.conversation.append(item)))
-        self._unanswered.append(Unanswered(item_id, audio, pauses))
+        self._outbox.send(self.announce.user_audio_item(item, self.conversation.append(item)))
+        self._keep_audio(item_id, turn_id, audio, pauses, now)
 
-    def commit_input(self) -> bool:
+    def _keep_audio(self, item_id: str, turn_id: str, audio: Pcm16, pauses: tuple[int, ...], now: float) -> None:
+        self.archive.add(item_id, audio, INPUT_SAMPLE_RATE)
+        self.transcripts.expect(item_id, turn_id, audio, now, at_once=not self.session.answers)
+        if self.session.answers:
+            self._unanswered.append(Unanswered(item_id, audio, pauses))
+
+    def commit_input(self, now: float) -> bool:
         """Push-to-talk: what was received since the last commit becomes an item. False when there is none."""
         audio = self._detector.commit()
         turn, self._turn = self._turn, None
         self._drop_held("committed")
         if not len(audio):
             return False
-        self.commit_audio(turn.item_id if turn is not None else self._new_id("item"), audio)
+        item_id, turn_id = (
+            (turn.item_id, turn.turn_id) if turn is not None else (self._new_id("item"), self._new_id("turn"))
+        )
+        self.commit_audio(item_id, turn_id, audio, (), now)
         return True
 
     def clear_input(self, now: float) -> None:
@@ -346,143 +406,120 @@ class CallCore:
         self._drop_held("cleared")
         self._apply_verdict(self._barge_in.voice_dropped(), now)
 
+    def add_item(self, item: AnyItem, previous_item_id: str | None, audio: Pcm16 | None, now: float) -> None:
+        """`conversation.item.create`. `audio` is the user's sound of the item. Raises ProtocolError."""
+        if isinstance(item, FunctionResult) and not self.conversation.has_call(item.call_id):
+            message = f"There is no function call '{item.call_id}' in the conversation."
+            raise ProtocolError("invalid_value", message, param="item.call_id")
+        self._drop_held("replaced")
+        self._idle.stop()
+        self._outbox.send(self.announce.item(item, self.conversation.insert(item, previous_item_id)))
+        if audio is not None and isinstance(item, Item) and not item.text:
+            self._keep_audio(item.item_id, self._new_id("turn"), audio, (), now)
+
+    def delete_item(self, item_id: str) -> None:
+        """`conversation.item.delete`. Raises ProtocolError."""
+        self.conversation.delete(item_id)
+        self.archive.drop(item_id)
+        self._unanswered = [part for part in self._unanswered if part.item_id != item_id]
+
     def update_session(self, session: SessionConfig) -> None:
         """Take over a new session configuration."""
-        self.session = session
+        self._apply_session(session)
         self._on_session(session)
         if session.audio.input.turn_detection is None:
             self._turn = None
             self._drop_held("unwanted")
 
-    def create_response(self, event: ResponseCreate, now: float) -> None:
-        """`response.create`. Raises ProtocolError when one is being generated or there is nothing to answer."""
-        if any(r.is_generating and not r.is_held for r in self._responses.values()):
-            message = "A response is being generated already; cancel it first."
-            raise ProtocolError("conversation_already_has_active_response", message, event_id=event.event_id)
-        if not self._unanswered and not self.conversation.history() and not self.session.instructions:
-            message = "The conversation is empty: there is nothing to respond to."
-            raise ProtocolError("invalid_value", message, param="response", event_id=event.event_id)
+    def _apply_session(self, session: SessionConfig) -> None:
+        self.session = session
+        self.transcripts.is_wanted = session.audio.input.transcription is not None or not session.answers
+
+    def create_response(self, event: ResponseCreate, now: float, decode: DecodeSound) -> None:
+        """`response.create`; `decode` turns a message's sound into samples. Raises ProtocolError when one is being
+        generated or there is nothing to answer."""
+        if not self.session.answers:
+            raise ProtocolError("invalid_event", "A transcription session has no responses.", param="type")
         parameters = event.response or ResponseParameters()
-        self._drop_held("replaced")
-        request = self._request(self._new_id("turn"), self._unanswered_audio(), parameters)
-        self._begin(request, False, None, now, parameters.metadata)
+        plan = plan_response(self.session, parameters, self.can, voice_is_fixed=self.replies.has_spoken)
+        if plan.in_conversation and self.replies.is_generating:
+            message = "A response is being generated already; cancel it first."
+            raise ProtocolError("conversation_already_has_active_response", message)
+        if parameters.input is not None:
+            items, audio = response_context(parameters.input, self.conversation, self.archive, decode, self._new_id)
+            waiting = None if audio is None else Unanswered("", audio, ())
+        else:
+            items, waiting = self._history(), self._unanswered_audio()
+        if waiting is None and not items and not plan.instructions:
+            message = "The conversation is empty: there is nothing to respond to."
+            raise ProtocolError("invalid_value", message, param="response")
+        self._idle.stop()
+        if plan.in_conversation:
+            self._drop_held("replaced")
+        request = self._request(plan, self._new_id("turn"), items, waiting)
+        self._open(self.replies.begin(request, plan, False, None, now), now, answers=parameters.input is None)
 
     def cancel_response(self, response_id: str | None) -> bool:
-        """`response.cancel`: generation stops, queued audio plays on. False when nothing is being generated."""
-        for response in self._responses.values():
-            if response.is_generating and not response.is_held and response_id in (None, response.response_id):
-                self._outputs.append(CancelRequest(response.response_id))
-                response.deadline = None
-                response.done = ResponseDone(response.response_id, "cancelled", 0.0)
-                self._announce_done(response, "cancelled", {"type": "cancelled", "reason": "client_cancelled"})
-                self._playout.finish(response.response_id)
-                if not response.received_audio_ms:
-                    self._forget(response)
-                return True
-        return False
+        """`response.cancel`. False when nothing is being generated."""
+        return self.replies.cancel(response_id)
 
     def interrupt(self, reason: str, now: float) -> None:
         """Stop the reply now: flush what was queued, cut the conversation to what was heard."""
-        flushed = self._playout.flush()
         self._paused_at = None
         self._barge_in.reset()
-        for response in [r for r in self._responses.values() if not r.is_held]:
-            is_playing = flushed.response_id == response.response_id
-            if response.output_started:
-                self._emit(self.announce.output_buffer("cleared", response.response_id))
-            heard = heard_text(response.text, flushed.heard_text_end) if is_playing else ""
-            item = None
-            if response.has_item:
-                item = self.conversation.update(response.item_id, text=heard, status="incomplete")
-            if response.is_generating:
-                self._outputs.append(CancelRequest(response.response_id))
-            if not response.is_announced_done:
-                details = {"type": "cancelled", "reason": reason}
-                self._emit(self.announce.reply_done(response, item, "cancelled", details))
-                self._outputs.append(Observe("response", "cancelled"))
-            if response.has_item:
-                played_ms = round(flushed.played_ms) if is_playing else 0
-                self.conversation.update(response.item_id, audio_ms=played_ms)
-                self._emit(self.announce.truncated(response.item_id, played_ms))
-            if response.audio is not None and response.user_item_id is not None and not response.output_started:
+        for response in reversed(self.replies.interrupt(reason)):
+            if response.audio is not None and response.user_item_id is not None:
                 # The user went on before anything was heard and before the words were known: ask again, with both.
                 self._unanswered.insert(0, Unanswered(response.user_item_id, response.audio, ()))
-            self._forget(response)
 
     # --- responses
 
+    def _plan(self) -> ResponsePlan:
+        return plan_response(self.session, None, self.can, voice_is_fixed=self.replies.has_spoken)
+
     def _request(
-        self,
-        turn_id: str,
-        unanswered: Unanswered | None,
-        parameters: ResponseParameters | None = None,
+        self, plan: ResponsePlan, turn_id: str, items: tuple[HistoryItem, ...], waiting: Unanswered | None
     ) -> GenerateRequest:
-        parameters = parameters or ResponseParameters()
-        limit = parameters.max_output_tokens or self.session.max_output_tokens
-        return GenerateRequest(
-            call_id=self.call_id,
-            response_id=self._new_id("resp"),
-            turn_id=turn_id,
-            items=self._history(),
-            audio=None if unanswered is None else unanswered.audio,
-            pauses=() if unanswered is None else unanswered.pauses,
-            instructions=parameters.instructions or self.session.instructions,
-            voice=self.session.audio.output.voice,
-            max_output_tokens=limit if isinstance(limit, int) else None,
-            audio_credit_ms=self._settings.audio_credit_ms,
+        return plan.request(
+            self.call_id,
+            self._new_id("resp"),
+            turn_id,
+            items,
+            None if waiting is None else waiting.audio,
+            () if waiting is None else waiting.pauses,
+            self._settings.audio_credit_ms,
         )
 
-    def _history(self) -> tuple[ConversationItem, ...]:
+    def _history(self) -> tuple[HistoryItem, ...]:
         """The conversation as the engine shall see it: a paused reply counts only as far as it was heard."""
         if not self._barge_in.is_pending:
             return self.conversation.history()
         history = Conversation()
         for item in self.conversation:
             history.append(item)
-        for response in self._responses.values():
-            if response.has_item:
-                played_ms = self._playout.played_ms(response.response_id)
-                heard = heard_text(response.text, self._playout.text_end_at(played_ms))
-                history.update(response.item_id, text=heard)
+        for item_id, heard in self.replies.heard_so_far():
+            history.update(item_id, text=heard)
         return history.history()
 
     def _unanswered_audio(self, latest: Unanswered | None = None) -> Unanswered | None:
         """Everything said that nobody answered yet, as one stretch of audio."""
         return joined([*self._unanswered, *([latest] if latest is not None else [])])
 
-    def _begin(
-        self,
-        request: GenerateRequest,
-        is_held: bool,
-        timing: TurnTiming | None,
-        now: float,
-        metadata: dict[str, str] | None = None,
-    ) -> Response:
-        response = Response(
-            response_id=request.response_id,
-            item_id=self._new_id("item"),
-            turn_id=request.turn_id,
-            is_held=is_held,
-            speculated=is_held,
-            timing=timing,
-            metadata=metadata,
-            granted_ms=request.audio_credit_ms,
-        )
-        response.stages.submitted = now
-        response.audio = request.audio
-        response.audio_seconds = 0.0 if request.audio is None else len(request.audio) / INPUT_SAMPLE_RATE
-        self._responses[response.response_id] = response
-        self._outputs.append(SubmitRequest(request))
-        if not is_held:
-            self._open(response, now)
-        return response
+    def _open(self, response: Response, now: float, *, answers: bool = True) -> None:
+        """The response becomes visible. Unless it brought its own context (`answers` is False) or stands beside the
+        conversation, everything said so far is answered by it."""
+        if answers and response.plan.in_conversation and self._unanswered:
+            *earlier, last = self._unanswered
+            # Its transcript is that of all it answers. Where earlier turns have one of their own, so has the last.
+            if not any(self._has_own_transcript(part.item_id) for part in earlier):
+                response.user_item_id = last.item_id
+                self.transcripts.cover(last.item_id)
+            self._unanswered.clear()
+        self.replies.open(response, now)
 
-    def _open(self, response: Response, now: float) -> None:
-        """The response becomes visible. Everything said so far is answered by it."""
-        response.user_item_id = self._unanswered[-1].item_id if self._unanswered else None
-        self._unanswered.clear()
-        response.deadline = now + self._settings.response_timeout_seconds
-        self._emit(self.announce.response_created(response))
+    def _has_own_transcript(self, item_id: str) -> bool:
+        item = self.conversation.find(item_id)
+        return self.transcripts.is_expected(item_id) or (isinstance(item, Item) and bool(item.text))
 
     def _release(self, response: Response, timing: TurnTiming, now: float) -> None:
         response.is_held = False
@@ -490,83 +527,22 @@ class CallCore:
         self._open(response, now)
         events, response.held_events = response.held_events, []
         for event in events:
-            self._apply(response, event, now)
+            self._apply(response, event)
 
-    def _apply(self, response: Response, event: EngineEvent, now: float) -> None:
-        match event:
-            case Transcript(_, text, _):
-                if response.user_item_id is not None:
-                    self.conversation.update(response.user_item_id, text=text)
-                    self._emit(self.announce.transcript(response.user_item_id, text, response.audio_seconds))
-            case TextDelta(_, text, _):
-                response.deadline = None
-                self._open_item(response)
-                response.text += text
-                self._emit(self.announce.reply_text(response, text))
-            case AudioDelta():
-                response.deadline = None
-                self._open_item(response)
-                self._replies.play(response, event)
-            case ResponseDone():
-                self._on_done(response, event)
-
-    def _open_item(self, response: Response) -> None:
-        if response.has_item:
-            return
-        response.has_item = True
-        item = Item(response.item_id, "assistant", "output_audio", "", "in_progress")
-        response.previous_item_id = self.conversation.append(item)
-        self._emit(self.announce.reply_item_added(response, item, response.previous_item_id))
-
-    def _on_done(self, response: Response, done: ResponseDone) -> None:
-        response.done = done
-        response.deadline = None
-        details = None
-        if done.status == "incomplete":
-            details = {"type": "incomplete", "reason": "max_output_tokens"}
-        self._announce_done(response, done.status, details)
-        if response.unplayed:
-            return
-        if response.received_audio_ms:
-            self._replies.finish(response)
+    def _apply(self, response: Response, event: EngineEvent) -> None:
+        item_id = response.user_item_id
+        if isinstance(event, TranscriptDelta):
+            if item_id is not None:
+                self.transcripts.on_delta(item_id, event.text)
+        elif isinstance(event, Transcript):
+            if item_id is not None:
+                self.transcripts.on_transcript(item_id, event.text, response.audio_seconds)
         else:
-            self._forget(response)
+            self.replies.apply(response, event)
+            if isinstance(event, ResponseDone) and event.fault is not None and item_id is not None:
+                self.transcripts.on_failure(item_id, event.fault)
 
-    def _announce_done(self, response: Response, status: str, details: dict[str, str] | None) -> None:
-        response.is_announced_done = True
-        item = None
-        if response.has_item:
-            item_status = "completed" if status == "completed" else "incomplete"
-            audio_ms = round(response.received_audio_ms)
-            item = self.conversation.update(response.item_id, text=response.text, status=item_status, audio_ms=audio_ms)
-        self._emit(self.announce.reply_done(response, item, status, details))
-        self._outputs.append(Observe("response", status))
-
-    def _measure(self, response: Response, now: float) -> None:
-        response.measured = True
-        latency, stages = response_latency_ms(response, now), turn_stages(response, now)
-        event = self.announce.event(
-            "rtc_server.turn.metrics",
-            response_id=response.response_id,
-            item_id=response.item_id,
-            response_latency_ms=latency,
-            speculated=response.speculated,
-            stages=stages,
-        )
-        self._emit([event])
-        for name, stage in stages.items():
-            self._outputs.append(Observe("stage", name, (stage["end_ms"] - stage["start_ms"]) / 1e3))
-        if latency is not None:
-            self._outputs.append(Observe("latency", "", latency / 1e3))
-
-    def _kill(self, response: Response) -> None:
-        if response.is_generating:
-            self._outputs.append(CancelRequest(response.response_id))
-        self._forget(response)
-
-    def _forget(self, response: Response) -> None:
-        self._responses.pop(response.response_id, None)
-        self._replies.forget(response)
+    def _on_reply_forgotten(self) -> None:
         if self._barge_in.is_pending and not self.is_agent_active:
             # The reply ended by itself while a voice was being judged: it is an ordinary turn now.
             self._barge_in.reset()
@@ -574,6 +550,3 @@ class CallCore:
             self._playout.resume()
             if self._turn is not None and not self._turn.is_announced:
                 self._announce_turn(self._turn)
-
-    def _emit(self, events: list[Event]) -> None:
-        self._outputs += [SendEvent(event) for event in events]

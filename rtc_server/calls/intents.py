@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from model.interface import GenerateRequest
-from rtc_server.realtime.events import Event
+from model.interface import GenerateRequest, Pcm16
+from rtc_server.realtime.words import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +41,38 @@ class Observe:
     value: float = 0.0
 
 
-CoreOutput: TypeAlias = SendEvent | SubmitRequest | CancelRequest | GrantAudio | Observe
+@dataclass(frozen=True, slots=True)
+class SendAudio:
+    """Send this sound of a reply to a client that gets it in events."""
+
+    event: Event
+    """`response.output_audio.delta` without its `delta`."""
+    pcm: Pcm16
+    """At the engine's rate."""
+    is_last: bool = False
+    """Nothing of this reply follows; `pcm` may be empty."""
+
+
+CoreOutput: TypeAlias = SendEvent | SendAudio | SubmitRequest | CancelRequest | GrantAudio | Observe
+
+
+class Outbox:
+    """What was decided and not carried out yet, in order. Shared by the parts of one call's core."""
+
+    def __init__(self) -> None:
+        self._outputs: list[CoreOutput] = []
+
+    def add(self, output: CoreOutput) -> None:
+        self._outputs.append(output)
+
+    def send(self, events: list[Event]) -> None:
+        """Events to the client."""
+        self._outputs += [SendEvent(event) for event in events]
+
+    def observe(self, name: str, label: str = "", value: float = 0.0) -> None:
+        self._outputs.append(Observe(name, label, value))
+
+    def drain(self) -> list[CoreOutput]:
+        """Everything since the last call."""
+        outputs, self._outputs = self._outputs, []
+        return outputs

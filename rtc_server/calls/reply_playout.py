@@ -30,7 +30,6 @@ class ReplyPlayout:
             resampler = StreamResampler(self._engine_rate, self._playout.sample_rate)
             self._resamplers[response.response_id] = resampler
             self._playout.start(response.response_id)
-        response.received_audio_ms += len(delta.pcm) * 1e3 / self._engine_rate
         self._playout.push(response.response_id, resampler.resample(delta.pcm), delta.text_end)
 
     def play_next(self, responses: Iterable[Response]) -> None:

@@ -6,7 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.interface import AudioDelta, EngineEvent, Pcm16, ResponseDone
+from model.interface import AudioDelta, EngineEvent, Pcm16, ResponseDone, Usage
+from rtc_server.realtime.conversation import AnyItem, FunctionCall, Item
+
+from .plans import ResponsePlan
 
 GRANT_STEP_MS = 200  # credit goes to the engine in lumps of this size: 5 messages a second instead of 50
 
@@ -36,18 +39,19 @@ class TurnTiming:
 
 @dataclass(slots=True)
 class Response:
-    """A reply from request to last sample. Owned by the call core; found by `response_id`, or dead."""
+    """A reply from request to last sample. Owned by `Replies`; found by `response_id`, or dead."""
 
     response_id: str
-    item_id: str
     turn_id: str
+    plan: ResponsePlan
     is_held: bool
     """Speculative: works, but nothing of it is shown or played until the endpoint releases it."""
+    conversation_id: str | None = None
+    """None for one that is out of band."""
     speculated: bool = False
     timing: TurnTiming | None = None
-    metadata: dict[str, str] | None = None
     user_item_id: str | None = None
-    """The user item that its transcript belongs to."""
+    """The user item that its transcript belongs to; None when that has one of its own."""
     stages: StageTimes = field(default_factory=StageTimes)
     held_events: list[EngineEvent] = field(default_factory=list)
     transcript: str | None = None
@@ -56,10 +60,16 @@ class Response:
     audio_seconds: float = 0.0
     """Length of the user audio it answers."""
     text: str = ""
-    has_item: bool = False
-    """The assistant item was announced to the client."""
-    previous_item_id: str | None = None
-    """The item before the assistant's, once it was announced."""
+    message: Item | None = None
+    """The assistant's message as it stands, once it was announced."""
+    calls: dict[int, FunctionCall] = field(default_factory=dict)
+    """Function calls that were announced, by the engine's number."""
+    output_index: dict[str, int] = field(default_factory=dict)
+    """Item id -> its place in the response's output."""
+    previous_item_id: dict[str, str | None] = field(default_factory=dict)
+    """Item id -> the item before it in the conversation."""
+    marks: list[tuple[int, int]] = field(default_factory=list)
+    """(milliseconds of sound, characters of the text spoken by then)."""
     unplayed: list[AudioDelta] = field(default_factory=list)
     """Sound that waits for an earlier response to finish playing; bounded by the audio credit."""
     received_audio_ms: float = 0.0
@@ -76,6 +86,16 @@ class Response:
     @property
     def is_generating(self) -> bool:
         return self.done is None
+
+    @property
+    def is_floor_holder(self) -> bool:
+        """The user hears it, or it is the conversation's reply: one that works silently beside it is neither."""
+        return not self.is_held and (self.plan.in_conversation or self.plan.output == "audio")
+
+    def items(self) -> list[AnyItem]:
+        """What it has put out so far, in order."""
+        found: list[AnyItem] = [*([self.message] if self.message is not None else []), *self.calls.values()]
+        return sorted(found, key=lambda item: self.output_index[item.item_id])
 
     def credit_due(self, played_ms: float, credit_ms: int) -> int:
         """Milliseconds to grant now so that the engine stays `credit_ms` ahead of what was played; 0 if too few."""
@@ -155,39 +175,50 @@ def response_latency_ms(response: Response, first_voice_at: float) -> float | No
     return round((first_voice_at - timing.last_voice_at) * 1e3 + timing.jitter_buffer_ms, 1)
 
 
-def response_object(response: Response, status: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+def response_object(response: Response, status: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
     """The `response` resource of the Realtime API."""
+    plan, done = response.plan, response.done
     body: dict[str, Any] = {
         "object": "realtime.response",
         "id": response.response_id,
+        "conversation_id": response.conversation_id,
         "status": status,
-        "status_details": None,
-        "output": items,
-        "output_modalities": ["audio"],
-        "metadata": response.metadata,
+        "status_details": details,
+        "output": [] if status == "in_progress" else [item.to_event() for item in response.items()],
+        "output_modalities": [plan.output],
+        "max_output_tokens": plan.max_output_tokens or "inf",
+        "metadata": plan.metadata,
         "usage": None,
     }
-    done = response.done
+    if plan.output == "audio":
+        body["audio"] = {"output": {"format": plan.audio_format, "voice": plan.voice}}
     if status == "in_progress" or done is None:
         return body
     if done.fault is not None and status == "failed":
         error = {"type": "server_error", "code": done.fault.code, "message": done.fault.message}
         body["status_details"] = {"type": "failed", "error": error}
-    usage = done.usage
+    body["usage"] = usage_object(done.usage)
+    return body
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Token counts in the API's shape. What came from the cache is text: engines cache what they have read."""
     total_in = usage.input_text_tokens + usage.input_audio_tokens
     total_out = usage.output_text_tokens + usage.output_audio_tokens
-    body["usage"] = {
+    cached_text = min(usage.cached_tokens, usage.input_text_tokens)
+    return {
         "total_tokens": total_in + total_out,
         "input_tokens": total_in,
         "output_tokens": total_out,
         "input_token_details": {
             "text_tokens": usage.input_text_tokens,
             "audio_tokens": usage.input_audio_tokens,
+            "image_tokens": 0,
             "cached_tokens": usage.cached_tokens,
+            "cached_tokens_details": {"text_tokens": cached_text, "audio_tokens": usage.cached_tokens - cached_text},
         },
         "output_token_details": {
             "text_tokens": usage.output_text_tokens,
             "audio_tokens": usage.output_audio_tokens,
         },
     }
-    return body

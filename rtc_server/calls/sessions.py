@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from model.interface import EngineInfo
 from rtc_server.config import Settings
-from rtc_server.realtime.session import Audio, AudioInput, AudioOutput, SessionConfig, TurnDetection
+from rtc_server.errors import ModelNotFoundError
+from rtc_server.realtime.session import (
+    Audio,
+    AudioInput,
+    AudioOutput,
+    Capabilities,
+    ServerVad,
+    SessionConfig,
+    Transcription,
+)
 
 EventDialect: TypeAlias = Literal["realtime", "realtime-beta", "rtvi"]
 """Words of the event channel: OpenAI's GA names, OpenAI's beta names, or Pipecat's RTVI messages."""
@@ -25,25 +35,41 @@ class CallOptions:
 DEFAULT_OPTIONS = CallOptions()
 
 
-def initial_session(settings: Settings, model_name: str, voices: tuple[str, ...]) -> SessionConfig:
+def capabilities(settings: Settings, engine: EngineInfo) -> Capabilities:
+    """What sessions of this server can be."""
+    return Capabilities.of(engine, settings.session.model_aliases)
+
+
+def initial_session(settings: Settings, engine: EngineInfo) -> SessionConfig:
     """The session that a new call starts with, from the server's settings."""
     turns = settings.turns
-    detection = TurnDetection(
+    detection = ServerVad(
         threshold=turns.threshold,
         prefix_padding_ms=turns.prefix_padding_ms,
         silence_duration_ms=turns.silence_duration_ms,
         create_response=turns.create_response,
         interrupt_response=turns.interrupt_response,
     )
+    transcription = Transcription(model=engine.name) if engine.gives_transcripts else None
     return SessionConfig(
-        model=model_name,
+        model=engine.name,
         instructions=settings.session.instructions,
-        audio=Audio(input=AudioInput(turn_detection=detection), output=AudioOutput(voice=voices[0])),
+        audio=Audio(
+            input=AudioInput(turn_detection=detection, transcription=transcription),
+            output=AudioOutput(voice=engine.voices[0]),
+        ),
     )
 
 
-def starting_session(settings: Settings, engine: EngineInfo, patch: dict[str, Any] | None) -> SessionConfig:
-    """The session of a call that asked for `patch` (a session object of the API, any part of it). Raises ProtocolError
-    that names the first bad field."""
-    session = initial_session(settings, engine.name, engine.voices)
-    return session if patch is None else session.updated(patch, engine.voices, voice_is_fixed=False)
+def starting_session(settings: Settings, engine: EngineInfo, patch: Mapping[str, Any] | None) -> SessionConfig:
+    """The session of a call that asked for `patch`: a session object of the API, any part of it. Raises
+    ModelNotFoundError, or ProtocolError that names the first bad field."""
+    session, can = initial_session(settings, engine), capabilities(settings, engine)
+    if patch is None:
+        return session
+    model = patch.get("model")
+    if isinstance(model, str) and not can.is_model(model):
+        raise ModelNotFoundError(f"There is no model '{model[:100]}'; this server has '{can.model}'.", param="model")
+    if patch.get("type") == "transcription":
+        session = session.model_copy(update={"type": "transcription"})
+    return session.updated(patch, can, voice_is_fixed=False)

@@ -33,6 +33,8 @@ class Unanswered:
     item_id: str
     audio: Pcm16
     pauses: tuple[int, ...]
+    items: tuple[str, ...] = ()
+    """All items that it is made of, when it was joined."""
 
 
 def joined(parts: Sequence[Unanswered]) -> Unanswered | None:
@@ -45,4 +47,4 @@ def joined(parts: Sequence[Unanswered]) -> Unanswered | None:
         pauses += [offset + pause for pause in part.pauses]
         offset += len(part.audio)
     audio = parts[0].audio if len(parts) == 1 else np.concatenate([part.audio for part in parts])
-    return Unanswered(parts[-1].item_id, audio, tuple(pauses))
+    return Unanswered(parts[-1].item_id, audio, tuple(pauses), tuple(part.item_id for part in parts))

@@ -7,22 +7,26 @@ send back; nothing else is ever raised.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
 from rtc_server.errors import ProtocolError
 
-MAX_MESSAGE_BYTES = 64 * 1024  # what aiortc's SCTP advertises; audio never travels here, so text is all there is
+from .client_items import ClientItem, InputItem, ItemId, decode_base64
+from .session import AudioFormat, Modalities, TokenLimit
+from .tools import MAX_TOOLS, FunctionTool, NamedTool
+from .validation import Strict, protocol_error
+from .words import Event, NewId
 
-Event: TypeAlias = dict[str, Any]
-NewId: TypeAlias = Callable[[str], str]
-"""Makes an id from a prefix: new_id("item") -> "item_8f3a..."; given in, so that tests are reproducible."""
+MAX_MESSAGE_BYTES = 64 * 1024
+"""Of a data-channel message: what aiortc's SCTP advertises; audio never travels there, so text is all there is."""
+MAX_SOCKET_MESSAGE_BYTES = 1024 * 1024
+"""Of a WebSocket message that reaches a call: an item with 16 s of sound. Longer appends come in pieces."""
+MAX_METADATA_KEY, MAX_METADATA_VALUE = 64, 512
 
 
-class _ClientEvent(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _ClientEvent(Strict):
     event_id: str | None = Field(None, max_length=512)
 
 
@@ -31,60 +35,67 @@ class SessionUpdate(_ClientEvent):
     session: dict[str, Any]
 
 
-class InputText(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["input_text", "output_text", "text"]
-    text: str = Field(max_length=20_000)
-
-
-class MessageItem(BaseModel):
-    """A message that the client puts into the conversation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str | None = Field(None, min_length=1, max_length=64)
-    object: Literal["realtime.item"] | None = None
-    type: Literal["message"]
-    status: Literal["completed", "incomplete", "in_progress"] | None = None
-    role: Literal["system", "user", "assistant"]
-    content: list[InputText] = Field(min_length=1, max_length=64)
-
-    @property
-    def text(self) -> str:
-        return " ".join(part.text for part in self.content)
-
-
 class ItemCreate(_ClientEvent):
     type: Literal["conversation.item.create"]
     previous_item_id: str | None = Field(None, max_length=64)
-    item: MessageItem
+    item: ClientItem
 
 
 class ItemDelete(_ClientEvent):
     type: Literal["conversation.item.delete"]
-    item_id: str = Field(max_length=64)
+    item_id: ItemId
 
 
 class ItemRetrieve(_ClientEvent):
     type: Literal["conversation.item.retrieve"]
-    item_id: str = Field(max_length=64)
+    item_id: ItemId
 
 
 class ItemTruncate(_ClientEvent):
     type: Literal["conversation.item.truncate"]
-    item_id: str = Field(max_length=64)
+    item_id: ItemId
     content_index: int = Field(0, ge=0, le=0)
     audio_end_ms: int = Field(ge=0)
 
 
-class ResponseParameters(BaseModel):
-    """Overrides for one response."""
+class ResponseAudioOutput(Strict):
+    format: AudioFormat | None = None
+    voice: str | None = Field(None, max_length=100)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    conversation: Literal["auto"] | None = None
+    @field_validator("voice", mode="before")
+    @classmethod
+    def _unwrap(cls, value: object) -> object:
+        return value["id"] if isinstance(value, dict) and set(value) == {"id"} else value
+
+
+class ResponseAudio(Strict):
+    output: ResponseAudioOutput = ResponseAudioOutput()
+
+
+class ResponseParameters(Strict):
+    """Overrides for one response; None = the session's."""
+
+    conversation: Literal["auto", "none"] | None = None
+    input: tuple[InputItem, ...] | None = Field(None, max_length=256)
     instructions: str | None = Field(None, max_length=20_000)
-    output_modalities: tuple[Literal["audio"]] | None = None
-    max_output_tokens: int | Literal["inf"] | None = None
+    output_modalities: Modalities | None = None
+    audio: ResponseAudio = ResponseAudio()
+    tools: tuple[FunctionTool, ...] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: TokenLimit | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
+    prompt: None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for key, text in (value or {}).items():
+            if len(key) > MAX_METADATA_KEY or len(text) > MAX_METADATA_VALUE:
+                raise ValueError(
+                    f"keys have at most {MAX_METADATA_KEY} characters and values at most {MAX_METADATA_VALUE}"
+                )
+        return value
 
 
 class ResponseCreate(_ClientEvent):
@@ -99,6 +110,15 @@ class ResponseCancel(_ClientEvent):
 
 class OutputAudioClear(_ClientEvent):
     type: Literal["output_audio_buffer.clear"]
+
+
+class InputAudioAppend(_ClientEvent):
+    type: Literal["input_audio_buffer.append"]
+    audio: str
+
+    def samples(self) -> bytes:
+        """The sound in the session's input format. Raises ProtocolError when it is not base64."""
+        return decode_base64(self.audio, "audio")
 
 
 class InputAudioClear(_ClientEvent):
@@ -118,18 +138,25 @@ ClientEvent: TypeAlias = (
     | ResponseCreate
     | ResponseCancel
     | OutputAudioClear
+    | InputAudioAppend
     | InputAudioClear
     | InputAudioCommit
 )
 _ADAPTER: TypeAdapter[ClientEvent] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
 
 
-def parse_client_event(data: str | bytes) -> ClientEvent:
+CLIENT_EVENTS: dict[str, type[BaseModel]] = {
+    get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(ClientEvent)
+}
+"""Every event that a client may send, by its `type`."""
+
+
+def parse_client_event(data: str | bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> ClientEvent:
     """One data-channel or WebSocket message -> a typed event. Raises ProtocolError for anything else."""
     if isinstance(data, bytes):
         raise ProtocolError("invalid_event", "Events are JSON text messages; a binary message was received.")
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ProtocolError("invalid_event", f"The event exceeds {MAX_MESSAGE_BYTES} bytes.")
+    if len(data) > max_bytes:
+        raise ProtocolError("invalid_event", f"The event exceeds {max_bytes} bytes.")
     try:
         payload = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -138,29 +165,16 @@ def parse_client_event(data: str | bytes) -> ClientEvent:
         raise ProtocolError("invalid_event", "The event must be a JSON object.")
     event_id = payload.get("event_id")
     event_id = event_id if isinstance(event_id, str) and len(event_id) <= 512 else None
+    kind = payload.get("type")
+    if kind is None:
+        raise ProtocolError("invalid_event", "The event has no 'type'.", param="type", event_id=event_id)
+    if kind not in CLIENT_EVENTS:
+        message = "Unknown or unsupported event type; supported: " + ", ".join(CLIENT_EVENTS) + "."
+        raise ProtocolError("invalid_event", message, param="type", event_id=event_id)
     try:
         return _ADAPTER.validate_python(payload)
     except ValidationError as error:
-        raise _protocol_error(error, event_id) from error
-
-
-def _protocol_error(error: ValidationError, event_id: str | None) -> ProtocolError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    # The first element of `loc` is the event type that the union chose; the rest is the path the client wrote.
-    param = ".".join(str(part) for part in first["loc"][1:]) or "type"
-    match first["type"]:
-        case "union_tag_invalid":
-            message = "Unknown or unsupported event type; supported: " + first["ctx"]["expected_tags"] + "."
-            return ProtocolError("invalid_event", message, param="type", event_id=event_id)
-        case "union_tag_not_found":
-            return ProtocolError("invalid_event", "The event has no 'type'.", param="type", event_id=event_id)
-        case "extra_forbidden":
-            return ProtocolError("unknown_parameter", f"Unknown parameter: '{param}'.", param=param, event_id=event_id)
-        case "missing":
-            message = f"Missing required parameter: '{param}'."
-            return ProtocolError("missing_required_parameter", message, param=param, event_id=event_id)
-        case _:
-            return ProtocolError("invalid_value", f"'{param}': {first['msg']}.", param=param, event_id=event_id)
+        raise protocol_error(error, payload, event_id=event_id) from error
 
 
 class EventWriter:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from model.interface import Pcm16
 from rtc_server.audio.playout import PlayoutFrame
-from rtc_server.realtime.events import Event
+from rtc_server.realtime.words import Event
 
 
 class MediaSink(Protocol):

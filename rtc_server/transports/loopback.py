@@ -7,7 +7,7 @@ import asyncio
 from model.interface import Pcm16
 from rtc_server.audio.pcm import FRAME_MS, PLAYOUT_SAMPLE_RATE
 from rtc_server.audio.playout import PlayoutFrame
-from rtc_server.realtime.events import Event
+from rtc_server.realtime.words import Event
 
 from .base import MediaSink
 

@@ -32,7 +32,7 @@ from rtc_server.errors import InvalidSdpError
 from rtc_server.network.connection import IceOptions, RestartableIce, ice_of, restarted_answer
 from rtc_server.network.path import MediaPath
 from rtc_server.network.sockets import MediaSockets
-from rtc_server.realtime.events import Event
+from rtc_server.realtime.words import Event
 
 from .aiortc_media import add_header_extension, media_of, set_codecs, use_process_certificate
 from .aiortc_sctp import guard_data_channel

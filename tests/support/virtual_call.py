@@ -26,10 +26,18 @@ from model.interface import (
 )
 from rtc_server.audio.pcm import FRAME_MS, INPUT_SAMPLE_RATE
 from rtc_server.audio.playout import Playout
-from rtc_server.calls.client_events import ClientEvents
+from rtc_server.calls.client_events import ClientEvents, pcm_clip
 from rtc_server.calls.core import CallCore, CoreSettings
-from rtc_server.calls.intents import CancelRequest, GrantAudio, Observe, SendEvent, SubmitRequest
-from rtc_server.realtime.session import Audio, AudioInput, AudioOutput, SessionConfig, TurnDetection
+from rtc_server.calls.intents import CancelRequest, GrantAudio, Observe, SendAudio, SendEvent, SubmitRequest
+from rtc_server.realtime.session import (
+    Audio,
+    AudioInput,
+    AudioOutput,
+    Capabilities,
+    ServerVad,
+    SessionConfig,
+    Transcription,
+)
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.vad import EnergyVoiceDetector
@@ -47,17 +55,25 @@ def tone(ms: int, rate: int = INPUT_SAMPLE_RATE, hz: float = 220.0, level: float
 class VirtualCall:
     """One call; see the module's docstring."""
 
-    def __init__(self, *, gives_transcripts: bool = True, silence_ms: int = 400, **detection: Any) -> None:
+    def __init__(
+        self, *, gives_transcripts: bool = True, silence_ms: int = 400, over_socket: bool = False, **detection: Any
+    ) -> None:
+        """`over_socket`: sound in events both ways, as over a WebSocket."""
         counter = itertools.count()
 
         def new_id(prefix: str) -> str:
             return f"{prefix}_{next(counter)}"
 
-        self.info = EngineInfo("scripted", RATE, 4, gives_transcripts, ("default",))
+        self.info = EngineInfo(
+            "scripted", RATE, 4, gives_transcripts, ("default", "other"), speed_range=(0.5, 1.5), supports_tools=True
+        )
         session = SessionConfig(
             model="scripted",
             audio=Audio(
-                input=AudioInput(turn_detection=TurnDetection(silence_duration_ms=silence_ms, **detection)),
+                input=AudioInput(
+                    turn_detection=ServerVad(silence_duration_ms=silence_ms, **detection),
+                    transcription=Transcription() if gives_transcripts else None,
+                ),
                 output=AudioOutput(voice="default"),
             ),
         )
@@ -69,14 +85,15 @@ class VirtualCall:
             call_id="rtc_test",
             engine=self.info,
             session=session,
+            can=Capabilities.of(self.info),
             detector=self.detector,
             playout=self.playout,
             barge_in=BargeIn(interruption_min_ms=400, gives_transcripts=gives_transcripts),
             new_id=new_id,
-            settings=CoreSettings(),
+            settings=CoreSettings(audio_in_events=over_socket),
             on_session=self._on_session,
         )
-        self.client = ClientEvents(self.core, new_id, "sess_1", 1_700_000_000, ("default",))
+        self.client = ClientEvents(self.core, new_id, "sess_1", 1_700_000_000, append_audio=self._append)
         self.now = 100.0
         self.events: list[dict[str, Any]] = []
         self.requests: list[GenerateRequest] = []
@@ -84,10 +101,16 @@ class VirtualCall:
         self.granted: list[tuple[str, int]] = []
         self.observed: list[Observe] = []
         self.frames: list[Pcm16] = []
+        self.sent_audio: dict[str, list[Pcm16]] = {}
+        """What went out in events, by item."""
+
+    def _append(self, audio: bytes) -> None:
+        self.core.receive_audio(pcm_clip(audio), self.now)
+        self._drain()
 
     def _on_session(self, session: SessionConfig) -> None:
         detection = session.audio.input.turn_detection
-        values = detection or TurnDetection()
+        values = detection if isinstance(detection, ServerVad) else ServerVad()
         self.detector.update(
             TurnDetectorConfig(
                 is_enabled=detection is not None, silence_duration_ms=values.silence_duration_ms, **SETTINGS
@@ -128,6 +151,10 @@ class VirtualCall:
                 case SendEvent(event):
                     json.dumps(event)
                     self.events.append(event)
+                case SendAudio(event, pcm):
+                    self.sent_audio.setdefault(event["item_id"], []).append(pcm)
+                    if len(pcm):
+                        self.events.append(event)
                 case SubmitRequest(request):
                     self.requests.append(request)
                 case CancelRequest(response_id):
