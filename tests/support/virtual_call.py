@@ -29,6 +29,7 @@ from rtc_server.audio.playout import Playout
 from rtc_server.calls.client_events import ClientEvents, pcm_clip
 from rtc_server.calls.core import CallCore, CoreSettings
 from rtc_server.calls.intents import CancelRequest, GrantAudio, Observe, SendAudio, SendEvent, SubmitRequest
+from rtc_server.realtime.events import MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.session import (
     Audio,
     AudioInput,
@@ -93,7 +94,9 @@ class VirtualCall:
             settings=CoreSettings(audio_in_events=over_socket),
             on_session=self._on_session,
         )
-        self.client = ClientEvents(self.core, new_id, "sess_1", 1_700_000_000, append_audio=self._append)
+        self.client = ClientEvents(
+            self.core, new_id, "sess_1", 1_700_000_000, append_audio=self._append, max_bytes=MAX_SOCKET_MESSAGE_BYTES
+        )
         self.now = 100.0
         self.events: list[dict[str, Any]] = []
         self.requests: list[GenerateRequest] = []
