@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,7 +57,13 @@ class VirtualCall:
     """One call; see the module's docstring."""
 
     def __init__(
-        self, *, gives_transcripts: bool = True, silence_ms: int = 400, over_socket: bool = False, **detection: Any
+        self,
+        *,
+        gives_transcripts: bool = True,
+        silence_ms: int = 400,
+        over_socket: bool = False,
+        session_type: Literal["realtime", "transcription"] = "realtime",
+        **detection: Any,
     ) -> None:
         """`over_socket`: sound in events both ways, as over a WebSocket."""
         counter = itertools.count()
@@ -69,6 +75,7 @@ class VirtualCall:
             "scripted", RATE, 4, gives_transcripts, ("default", "other"), speed_range=(0.5, 1.5), supports_tools=True
         )
         session = SessionConfig(
+            type=session_type,
             model="scripted",
             audio=Audio(
                 input=AudioInput(
@@ -135,6 +142,11 @@ class VirtualCall:
     def send(self, **event: Any) -> None:
         """One client event over the data channel."""
         self.events += self.client.receive(json.dumps(event), self.now)
+        self._drain()
+
+    def send_raw(self, data: str | bytes) -> None:
+        """One message as it is."""
+        self.events += self.client.receive(data, self.now)
         self._drain()
 
     def _tick(self, pcm: Pcm16) -> None:
