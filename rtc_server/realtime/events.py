@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 from rtc_server.errors import ProtocolError
 
 from .client_items import ClientItem, InputItem, ItemId, decode_base64
+from .compatibility import SERVER_EVENTS
 from .session import AudioFormat, Modalities, TokenLimit
 from .tools import MAX_TOOLS, FunctionTool, NamedTool
 from .validation import Strict, protocol_error
@@ -168,7 +169,7 @@ def parse_client_event(data: str | bytes, max_bytes: int = MAX_MESSAGE_BYTES) ->
     kind = payload.get("type")
     if kind is None:
         raise ProtocolError("invalid_event", "The event has no 'type'.", param="type", event_id=event_id)
-    if kind not in CLIENT_EVENTS:
+    if not isinstance(kind, str) or kind not in CLIENT_EVENTS:
         message = "Unknown or unsupported event type; supported: " + ", ".join(CLIENT_EVENTS) + "."
         raise ProtocolError("invalid_event", message, param="type", event_id=event_id)
     try:
@@ -184,7 +185,8 @@ class EventWriter:
         self._new_id = new_id
 
     def event(self, kind: str, **fields: Any) -> Event:
-        """One server event of type `kind`."""
+        """One server event of type `kind`, which must be one of `compatibility.SERVER_EVENTS`."""
+        assert kind in SERVER_EVENTS, kind
         return {"type": kind, "event_id": self._new_id("event"), **fields}
 
     def error(self, error: ProtocolError) -> Event:
