@@ -178,6 +178,8 @@ class SessionSection(Section):
     """Instructions of new sessions; "" means the backend's own."""
     model_aliases: tuple[str, ...] = ("gpt-realtime*", "gpt-4o*realtime*", "gpt-4o*transcribe*", "whisper-*")
     """Names of other models that clients may ask for and get this server's: patterns, * stands for anything."""
+    responses_per_minute: int = Field(120, ge=1, le=10_000)
+    """Responses that one call may ask for, at once and per minute; spoken turns count and are always answered."""
     kept_audio_seconds: float = Field(60.0, ge=0.0, le=3_600.0)
     """Sound of each call that is kept for `conversation.item.retrieve`; about 40 KB per second."""
 

@@ -74,7 +74,7 @@ class ProtocolError(RtcServerError):
     def to_event_error(self) -> dict[str, str | None]:
         """The `error` object of the server event `error`, keys in the order of the API reference."""
         return {
-            "type": "invalid_request_error",
+            "type": "rate_limit_error" if self.code == "rate_limit_exceeded" else "invalid_request_error",
             "code": self.code,
             "message": self.message,
             "param": self.param,

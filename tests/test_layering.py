@@ -91,7 +91,7 @@ PURE = (
 )
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
-    *("plans", "transcripts", "contexts", "idle"),
+    *("plans", "transcripts", "contexts", "idle", "budget"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),

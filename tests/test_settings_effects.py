@@ -116,6 +116,7 @@ async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
                 "turns.interruption_min_ms": 333,
                 "turns.echo_guard": False,
                 "session.kept_audio_seconds": 12.0,
+                "session.responses_per_minute": 7,
                 "engine.audio_credit_ms": 777,
                 "engine.response_timeout_seconds": 3.5,
             }
@@ -127,6 +128,7 @@ async def test_detector_and_core_get_the_keys_that_clients_cannot_set() -> None:
         assert call.core._settings.audio_credit_ms == 777
         assert call.core._settings.response_timeout_seconds == 3.5
         assert call.core._settings.speculate is False
+        assert call.core._budget.remaining(0.0) == 7
         assert call.core.archive._max_seconds == 12.0
         assert call.core._barge_in._interruption_min_ms == 333
     finally:

@@ -74,6 +74,7 @@ class Call:
                 audio_credit_ms=settings.engine.audio_credit_ms,
                 response_timeout_seconds=settings.engine.response_timeout_seconds,
                 speculate=turns.speculation_silence_ms > 0,
+                responses_per_minute=settings.session.responses_per_minute,
                 kept_audio_seconds=settings.session.kept_audio_seconds,
             ),
             on_session=self._on_session,

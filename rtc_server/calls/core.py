@@ -47,6 +47,7 @@ from rtc_server.turns.events import (
 from rtc_server.turns.interruption import BargeIn, Verdict
 
 from .announcements import Announcer
+from .budget import ResponseBudget
 from .contexts import DecodeSound, response_context
 from .idle import PROMPT, IdleTimer
 from .intents import CancelRequest, CoreOutput, Outbox
@@ -70,6 +71,7 @@ class CoreSettings:
     """A reply that was paused for a voice nobody decided about goes on after this."""
     audio_in_events: bool = False
     """The client gets its sound in events (WebSocket) instead of a media stream."""
+    responses_per_minute: int = 120
     kept_audio_seconds: float = 60.0
     """Sound of the conversation that is kept for `conversation.item.retrieve`."""
 
@@ -110,6 +112,7 @@ class CallCore:
         self._held: Response | None = None
         self._paused_at: float | None = None
         self._idle = IdleTimer()
+        self._budget = ResponseBudget(settings.responses_per_minute)
         self.replies = Replies(
             self.conversation,
             self.archive,
@@ -445,6 +448,9 @@ class CallCore:
         if plan.in_conversation and self.replies.is_generating:
             message = "A response is being generated already; cancel it first."
             raise ProtocolError("conversation_already_has_active_response", message)
+        if wait := self._budget.wait(now):
+            message = f"Too many responses; the next may begin in {wait:.1f} s."
+            raise ProtocolError("rate_limit_exceeded", message)
         if parameters.input is not None:
             items, audio = response_context(parameters.input, self.conversation, self.archive, decode, self._new_id)
             waiting = None if audio is None else Unanswered("", audio, ())
@@ -516,6 +522,9 @@ class CallCore:
                 self.transcripts.cover(last.item_id)
             self._unanswered.clear()
         self.replies.open(response, now)
+        self._budget.take(now)
+        limits = self._budget.to_event(now)
+        self._outbox.send([self.announce.event("rate_limits.updated", rate_limits=limits)])
 
     def _has_own_transcript(self, item_id: str) -> bool:
         item = self.conversation.find(item_id)

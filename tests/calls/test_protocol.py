@@ -545,3 +545,23 @@ def test_over_media_sound_is_not_taken_from_events() -> None:
     call.client._append_audio = None
     call.send(type="input_audio_buffer.append", audio="AAAA")
     assert errors(call) == [("invalid_event", "type")]
+
+
+# --- limits
+
+
+def test_a_flood_of_responses_is_refused_and_spoken_turns_are_not() -> None:
+    call = VirtualCall(responses_per_minute=3)
+    for _ in range(3):
+        call.send(type="response.create", response={"conversation": "none", "instructions": "Hi."})
+    assert [event["rate_limits"][0]["remaining"] for event in call.sent("rate_limits.updated")] == [2, 1, 0]
+    call.send(type="response.create", response={"conversation": "none", "instructions": "Hi."})
+    (refused,) = call.sent("error")
+    assert refused["error"]["type"] == "rate_limit_error"
+    assert refused["error"]["code"] == "rate_limit_exceeded"
+    call.say(600)
+    call.be_quiet(500)
+    assert len(call.sent("response.created")) == 4
+    call.be_quiet(41_000)
+    call.send(type="response.create", response={"conversation": "none", "instructions": "Hi."})
+    assert len(call.sent("error")) == 1

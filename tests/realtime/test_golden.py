@@ -2,7 +2,8 @@
 
 Each file of tests/data/realtime is a call on virtual time, one JSON object per line: first `call` (its options), then
 what happens (`say` and `quiet` in milliseconds, `send` a client event, `engine` events of the latest request) and after
-each the `got` lines, the server's events in full. Ids are counted, so that every run gives the same.
+each the `got` lines, the server's events in full. Ids are counted, so that every run gives the same; `$item` and `$call`
+in a step are the ids of the latest reply's item and function call.
 
 `RTC_SERVER_WRITE_GOLDEN=1 pytest tests/realtime/test_golden.py` writes the `got` lines anew: read the difference.
 """
@@ -69,12 +70,15 @@ def run(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The file again, with what the server really says."""
     call = VirtualCall(**lines[0]["call"])
     written = [lines[0]]
+    seen = {"item": "", "call": ""}
     for step in lines[1:]:
         if "got" in step:
             continue
         call.events.clear()
-        play(call, step)
+        play(call, json.loads(json.dumps(step).replace("$call", seen["call"]).replace("$item", seen["item"])))
         written.append(step)
+        for item in (event["item"] for event in call.sent("response.output_item.done")):
+            seen["item"], seen["call"] = item["id"], item.get("call_id", seen["call"])
         written += [{"got": json.loads(json.dumps(event))} for event in call.events]
     return written
 

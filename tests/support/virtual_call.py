@@ -63,6 +63,7 @@ class VirtualCall:
         silence_ms: int = 400,
         over_socket: bool = False,
         session_type: Literal["realtime", "transcription"] = "realtime",
+        responses_per_minute: int = 120,
         **detection: Any,
     ) -> None:
         """`over_socket`: sound in events both ways, as over a WebSocket."""
@@ -98,7 +99,7 @@ class VirtualCall:
             playout=self.playout,
             barge_in=BargeIn(interruption_min_ms=400, gives_transcripts=gives_transcripts),
             new_id=new_id,
-            settings=CoreSettings(audio_in_events=over_socket),
+            settings=CoreSettings(audio_in_events=over_socket, responses_per_minute=responses_per_minute),
             on_session=self._on_session,
         )
         self.client = ClientEvents(
