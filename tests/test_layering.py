@@ -17,6 +17,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
     "rtc_server.config": ("rtc_server.errors", "rtc_server.paths"),
     "rtc_server.logs": ("rtc_server.config",),
+    "rtc_server.limits": (),
+    "rtc_server.keys": ("rtc_server.config", "rtc_server.errors"),
+    "rtc_server.exposure": ("rtc_server.keys", "rtc_server.config", "rtc_server.errors"),
     # pure: they decide, and leave doing to others
     "rtc_server.audio": ("rtc_server.audio", "rtc_server.errors", "model.interface"),
     "rtc_server.turns": ("rtc_server.turns", "rtc_server.audio", "rtc_server.errors", "model.interface"),
@@ -48,7 +51,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),
-    "rtc_server.doctor": ("rtc_server.certs", "model.weights", *COMMON),
+    "rtc_server.doctor": ("rtc_server.certs", "rtc_server.exposure", "model.weights", *COMMON),
     "rtc_server.client": (  # a peer of its own; aiortc's private names are kept in one file for both sides
         *("rtc_server.client", "rtc_server.audio", "rtc_server.codecs", "rtc_server.rtp", "model.interface"),
         *("rtc_server.transports.aiortc_media", "rtc_server.network.addresses"),
@@ -60,6 +63,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "rtc_server.realtime",
             "rtc_server.calls.sessions",
             "rtc_server.limits",
+            "rtc_server.keys",
+            "rtc_server.exposure",
             "rtc_server.network.addresses",
             "rtc_server.certs",
             *COMMON,
@@ -88,6 +93,10 @@ PURE = (
     "rtc_server.codecs.formats",
     "rtc_server.media.merge",
     "rtc_server.network.stun",
+    "rtc_server.limits",
+    "rtc_server.media.owners",
+    "rtc_server.app.secret_table",
+    "rtc_server.app.origins",
 )
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
@@ -118,6 +127,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pylibsrtp": ("rtc_server.transports", "rtc_server.client"),
     "cffi": ("rtc_server.codecs",),
     "av": ("rtc_server.codecs", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
+    "jwt": ("rtc_server.app",),
+    "cryptography": ("rtc_server.app", "rtc_server.certs"),
     "aiohttp": ("rtc_server.app", "rtc_server.client"),
     "typer": ("rtc_server.cli",),
     "rich": ("rtc_server.cli", "rtc_server.client"),
