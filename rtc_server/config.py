@@ -9,13 +9,16 @@ one that does, so that a typing error cannot silently leave a default in force.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +40,9 @@ ENV_PREFIX = "RTC_SERVER__"
 LOCAL_CONFIG_FILE = Path("config/server.toml")
 """Read from the current folder when no file is named."""
 
+HASH_PREFIX = "sha256:"
+MIN_KEY_CHARS = 20  # shorter ones may be guessed
+
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 
@@ -56,8 +62,36 @@ def _check_ice_url(value: str) -> str:
     return value
 
 
+def _check_origin(value: str) -> str:
+    if value == "*":
+        return value
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname or value != f"{url.scheme}://{url.netloc}":
+        raise ValueError(f"{value!r} is not an origin; write for example 'https://app.example', or '*'")
+    return value.lower()
+
+
+def _hash_key(value: str) -> str:
+    """Keys are hashed as they are read, so that nothing in the process holds one."""
+    if value.startswith(HASH_PREFIX):
+        if not re.fullmatch(r"[0-9a-f]{64}", value.removeprefix(HASH_PREFIX)):
+            raise ValueError(f"a hash is '{HASH_PREFIX}' and 64 hexadecimal digits")
+        return value
+    if len(value) < MIN_KEY_CHARS:
+        raise ValueError(
+            f"a key needs at least {MIN_KEY_CHARS} characters; `rtc-server keys add NAME` makes a good one"
+        )
+    return HASH_PREFIX + hashlib.sha256(value.encode()).hexdigest()
+
+
+class Hidden:
+    """Marks a setting whose value is nobody's business: it is not printed, nor quoted in messages."""
+
+
 IpAddress = Annotated[str, AfterValidator(_check_address)]
 IceUrl = Annotated[str, AfterValidator(_check_ice_url)]
+WebOrigin = Annotated[str, AfterValidator(_check_origin)]
+KeyHash = Annotated[str, AfterValidator(_hash_key)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 CpuNumber = Annotated[int, Field(ge=0, le=4_095)]
 
@@ -71,8 +105,9 @@ class Section(BaseModel):
 class ServerSection(Section):
     """Listening, TLS and limits on calls."""
 
-    host: str = Field("0.0.0.0", min_length=1)
-    """Address to listen on; "127.0.0.1" admits only this machine."""
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on. "127.0.0.1" admits only this machine; "0.0.0.0" is for the network, and then needs a key
+    (`rtc-server keys add NAME`) or auth.insecure_no_auth."""
     http_port: Port = 8000
     """TCP port for HTTP. Browsers allow the microphone over plain HTTP only on this machine. 0 takes a free one."""
     https_port: Port = 8443
@@ -101,6 +136,74 @@ class ServerSection(Section):
         if self.tls and self.http_port and self.http_port == self.https_port:
             raise ValueError(f"http_port and https_port are both {self.http_port}; they must differ")
         return self
+
+
+class AuthSection(Section):
+    """Who may use the server. Without any key it is open, and then listens on this machine only."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    keys_file: str = "config/keys"
+    """API keys as hashes, one per line; `rtc-server keys` writes it, and changes take effect at once. "" means none."""
+    api_keys: Annotated[tuple[KeyHash, ...], Hidden()] = ()
+    """Further keys, for containers: the keys themselves or, better, "sha256:" and their hash."""
+    jwt_secret_file: str = ""
+    """Secret of at least 32 bytes with which your own back end signs short-lived tokens (JWT, HS256). "" means none."""
+    jwt_public_key_file: str = ""
+    """The same with a key pair: the public key as PEM. RSA means RS256, P-256 means ES256, Ed25519 means EdDSA."""
+    jwt_audience: str = Field("", max_length=200)
+    """Audience (`aud`) that a token must name; "" means any."""
+    jwt_issuer: str = Field("", max_length=200)
+    """Issuer (`iss`) that a token must name; "" means any."""
+    jwt_max_lifetime_seconds: int = Field(3600, ge=60, le=86_400)
+    """A token whose end (`exp`) is further away is refused."""
+    max_client_secrets: int = Field(10_000, ge=1, le=1_000_000)
+    """Ephemeral secrets (`ek_...`) that are valid at once; one more gets 429."""
+    insecure_no_auth: bool = False
+    """Without any key, let everybody in who reaches the server, whatever server.host is."""
+    trust_loopback: bool = False
+    """Programs on this machine need no key even when others do. Requests through a reverse proxy always need one."""
+    allowed_origins: tuple[WebOrigin, ...] = ()
+    """Web pages from elsewhere that may use the server: exact origins such as "https://app.example", or "*"."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which a server without keys may be addressed, besides addresses, localhost and the machine's name."""
+    trusted_proxies: tuple[IpAddress, ...] = ("127.0.0.1", "::1")
+    """Reverse proxies whose X-Forwarded-For names the caller's address."""
+    public_metrics: bool = False
+    """Show /metrics to everybody; otherwise to this machine and to holders of a key."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_token(self) -> AuthSection:
+        if self.jwt_secret_file and self.jwt_public_key_file:
+            raise ValueError("jwt_secret_file and jwt_public_key_file exclude each other; name one of them")
+        return self
+
+
+class LimitsSection(Section):
+    """How much one caller may ask for. Callers on this machine are not limited while the server is open."""
+
+    requests_per_minute: float = Field(600.0, gt=0.0, le=1_000_000.0)
+    """Requests of one key, token or client secret in the long run."""
+    burst: int = Field(100, ge=1, le=100_000)
+    """How many of them may come at once."""
+    address_requests_per_minute: float = Field(300.0, gt=0.0, le=1_000_000.0)
+    """Requests without a key from one address (IPv6: from one /64) in the long run."""
+    address_burst: int = Field(100, ge=1, le=100_000)
+    """How many of them may come at once."""
+    failures_per_minute: int = Field(10, ge=1, le=100_000)
+    """Wrong keys from one address; after that no key from there is looked at for a while."""
+    calls_per_key: int = Field(0, ge=0, le=10_000)
+    """Calls at once of one key, with those of its client secrets, or of one token's subject; 0 = server.max_calls."""
+    calls_per_address: int = Field(8, ge=0, le=10_000)
+    """Calls at once from one address, except those made with an API key; 0 = server.max_calls."""
+    connections: int = Field(2_000, ge=1, le=100_000)
+    """Open HTTP and WebSocket connections of all callers."""
+    connections_per_address: int = Field(256, ge=1, le=100_000)
+    """Open connections from one address; this machine and trusted proxies are not counted."""
+    idle_connection_seconds: float = Field(75.0, ge=1.0, le=3_600.0)
+    """Time from one request to the end of the next one's headers; proxies should close theirs earlier."""
+    body_seconds: float = Field(15.0, ge=0.1, le=600.0)
+    """Time from a request's headers to the end of its body."""
 
 
 class EngineSection(Section):
@@ -268,6 +371,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server: ServerSection = ServerSection()
+    auth: AuthSection = AuthSection()
+    limits: LimitsSection = LimitsSection()
     engine: EngineSection = EngineSection()
     models: ModelsSection = ModelsSection()
     cascade: CascadeSection = CascadeSection()
@@ -288,12 +393,18 @@ class SettingsKey(NamedTuple):
     section: type[Section]
     field: FieldInfo
 
+    @property
+    def is_hidden(self) -> bool:
+        """The value must not be shown."""
+        return any(isinstance(mark, Hidden) for mark in self.field.metadata)
+
 
 class Explained(NamedTuple):
     """One effective value and where it came from."""
 
     key: str
     value: object
+    """A hidden one is replaced by how many there are."""
     source: str
     """"default", the file's path, the environment variable's name, or "command line"."""
 
@@ -334,6 +445,8 @@ def explain(settings: Settings) -> list[Explained]:
     for key in settings_keys():
         section, name = key.name.split(".")
         value = getattr(getattr(settings, section), name)
+        if key.is_hidden and value:
+            value = f"({len(value)} hidden)"
         found.append(Explained(key.name, value, settings._sources.get(key.name, DEFAULT)))
     return found
 
@@ -429,7 +542,9 @@ def _describe(detail: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     if key not in sources:  # a rule about several keys of one section
         return f"[{key}]: {reason}."
     given = json.dumps(detail["input"], default=str)
-    if len(given) > 80:
+    if any(known.name == key and known.is_hidden for known in settings_keys()):
+        given = "(hidden)"
+    elif len(given) > 80:
         given = given[:80] + "…"
     return f"{key} = {given} ({sources[key]}) cannot be used: {reason[0].lower()}{reason[1:]}."
 

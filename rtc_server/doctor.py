@@ -26,7 +26,8 @@ import psutil
 from model.weights import FETCH_COMMAND, Weight, verify
 from rtc_server import certs
 from rtc_server.config import Settings
-from rtc_server.errors import CertificateError
+from rtc_server.errors import CertificateError, ConfigError
+from rtc_server.exposure import exposure
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -60,6 +61,7 @@ def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...])
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         check_python,
+        lambda: check_access(settings),
         lambda: check_ports(settings),
         lambda: check_tls(settings),
         lambda: check_models(models_dir, needed),
@@ -82,6 +84,28 @@ def check_python() -> Iterator[Finding]:
         yield Finding("python", "ok", version)
     else:
         yield Finding("python", "fail", f"{version} is not supported.", "Use Python 3.11, 3.12 or 3.13.")
+
+
+def check_access(settings: Settings) -> Iterator[Finding]:
+    """Who may use the server is what the operator wants."""
+    host = settings.server.host
+    try:
+        found = exposure(settings)
+    except ConfigError as error:
+        yield Finding("access", "fail", error.message)
+        return
+    if found == "keys":
+        yield Finding("access", "ok", f"On {host}; every caller needs a key.")
+    elif found == "this machine":
+        yield Finding(
+            "access",
+            "ok",
+            f"On {host}, open to this machine only.",
+            "For phones and other machines: `rtc-server keys add NAME`, then `rtc-server serve --host 0.0.0.0`.",
+        )
+    else:
+        advice = "Make a key with `rtc-server keys add NAME`; as soon as there is one, every caller needs one."
+        yield Finding("access", "warn", f"On {host}, open to everybody who reaches it, without a key.", advice)
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:

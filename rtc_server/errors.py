@@ -11,16 +11,24 @@
     └── ApiError                  an HTTP request that we refuse
         ├── InvalidJsonError          400 invalid_json
         ├── InvalidSdpError           400 invalid_sdp
+        ├── InvalidParameterError     400, its code from the field that is wrong
+        ├── UnauthorizedError         401 invalid_api_key
+        ├── ForbiddenError            403 insufficient_permissions
+        │   ├── OriginNotAllowedError     origin_not_allowed
+        │   └── HostNotAllowedError       host_not_allowed
         ├── CallNotFoundError         404 call_id_not_found
         ├── ModelNotFoundError        404 model_not_found
         ├── NotEnabledError           404 not_enabled
+        ├── RequestTimeoutError       408 request_timeout
         ├── CallEndedError            410 media_worker_lost
         ├── SdpTooLargeError          413 sdp_too_large
         ├── UnsupportedMediaTypeError 415 unsupported_media_type
-        └── UnavailableError          503, with Retry-After
-            ├── ServerFullError           server_full
-            ├── NotReadyError             not_ready
-            └── NetworkError              no_media_port
+        └── RetryableError            with Retry-After
+            ├── RateLimitedError          429 rate_limit_exceeded
+            └── UnavailableError          503
+                ├── ServerFullError           server_full
+                ├── NotReadyError             not_ready
+                └── NetworkError              no_media_port
 
 A wrong argument inside the program is a ValueError; anything else that goes wrong is a bug: it ends its call,
 is logged once with its traceback and is counted.
@@ -28,7 +36,7 @@ is logged once with its traceback and is counted.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class RtcServerError(Exception):
@@ -86,7 +94,7 @@ class ApiError(RtcServerError):
     """An HTTP request that is refused; `to_body` and `headers` are the whole reply."""
 
     status: ClassVar[int] = 400
-    code: ClassVar[str] = "invalid_request"
+    code: str = "invalid_request"
     type: ClassVar[str] = "invalid_request_error"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -116,8 +124,58 @@ class InvalidSdpError(ApiError):
     code = "invalid_sdp"
 
 
+class InvalidParameterError(ApiError):
+    """A field of the request cannot be used; `code` and `param` are those of the Realtime event that would say so."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message, param=param)
+        self.code = code
+
+    @classmethod
+    def of(cls, error: ProtocolError) -> Self:
+        """The same refusal, for a session that came by HTTP."""
+        return cls(error.message, param=error.param, code=error.code)
+
+
+class UnauthorizedError(ApiError):
+    """No credential, or one that is not known here, or not any more."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="rtc-server"'}
+
+
+class ForbiddenError(ApiError):
+    """The credential is good, but not for this."""
+
+    status = 403
+    code = "insufficient_permissions"
+
+
+class OriginNotAllowedError(ForbiddenError):
+    """A web page of another origin asks, and the operator has not allowed that origin."""
+
+    code = "origin_not_allowed"
+
+
+class HostNotAllowedError(ForbiddenError):
+    """The server is open, and was addressed by a name that may lead here without belonging to it (DNS rebinding)."""
+
+    code = "host_not_allowed"
+
+
+class RequestTimeoutError(ApiError):
+    """The request's body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class CallNotFoundError(ApiError):
-    """No live call has that id."""
+    """No live call has that id, or it belongs to somebody else."""
 
     status = 404
     code = "call_id_not_found"
@@ -158,11 +216,8 @@ class UnsupportedMediaTypeError(ApiError):
     code = "unsupported_media_type"
 
 
-class UnavailableError(ApiError):
+class RetryableError(ApiError):
     """The request is fine, but not now. `retry_after` is in whole seconds."""
-
-    status = 503
-    type = "server_error"
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -171,6 +226,21 @@ class UnavailableError(ApiError):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)}
+
+
+class RateLimitedError(RetryableError):
+    """This caller asks too often, or holds as many calls as it may."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+
+class UnavailableError(RetryableError):
+    """The server cannot do it at the moment, for anybody."""
+
+    status = 503
+    type = "server_error"
 
 
 class ServerFullError(UnavailableError):

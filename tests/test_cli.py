@@ -19,7 +19,7 @@ from rtc_server.cli.app import app
 from rtc_server.cli.models import needed_weights
 from rtc_server.config import Settings, settings_keys
 
-COMMANDS = ("serve", "call", "models", "certs", "config", "doctor")
+COMMANDS = ("serve", "call", "models", "certs", "keys", "config", "doctor")
 START_TIMEOUT_SECONDS = 60.0
 
 
@@ -59,7 +59,17 @@ def test_every_command_explains_itself(command: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["--config", "--host", "--http-port", "--https-port", "--no-tls", "--backend", "--max-calls", "--models-dir"],
+    [
+        "--config",
+        "--host",
+        "--insecure-no-auth",
+        "--http-port",
+        "--https-port",
+        "--no-tls",
+        "--backend",
+        "--max-calls",
+        "--models-dir",
+    ],
 )
 def test_serve_has_its_flags(option: str) -> None:
     assert option in run("serve", "--help").output
@@ -187,6 +197,62 @@ def test_certs_alone_makes_one_in_the_configured_folder(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert run("certs").exit_code == 0
     assert (tmp_path / "certs" / "server.key").exists()
+
+
+def test_keys_are_made_listed_and_removed(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    made = run("keys", "add", "phone", "--file", str(file), "--comment", "mine")
+    key = made.stdout.strip()
+    assert key.startswith("sk_")
+    assert "only time" in made.stderr
+    listed = run("keys", "list", "--file", str(file))
+    assert "phone" in listed.output
+    assert "mine" in listed.output
+    assert key not in listed.output
+    assert key not in file.read_text()
+    (row,) = json.loads(run("keys", "list", "--file", str(file), "--json").output)
+    assert row["name"] == "phone"
+    assert run("keys", "remove", "phone", "--file", str(file)).exit_code == 0
+    assert json.loads(run("keys", "list", "--file", str(file), "--json").output) == []
+
+
+def test_keys_go_into_the_configured_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("keys", "add", "phone").exit_code == 0
+    assert (tmp_path / "config" / "keys").exists()
+    done = run_program("keys", "remove", "tablet")
+    assert done.returncode == 2
+    assert "There is no key 'tablet'" in done.stderr
+    done = run_program("keys", "list", RTC_SERVER__AUTH__KEYS_FILE="")
+    assert done.returncode == 2
+    assert "auth.keys_file" in done.stderr
+
+
+def test_keys_of_the_settings_are_never_printed() -> None:
+    key = "sk_0123456789abcdefghij"
+    for arguments in (("config",), ("config", "--json")):
+        done = run_program(*arguments, RTC_SERVER__AUTH__API_KEYS=key)
+        assert "(1 hidden)" in done.stdout
+        assert key not in done.stdout + done.stderr
+        assert "sha256:" not in done.stdout
+    for value in ("sk_short", "sha256:abc", '["sk_short", 3]', '{"sk_short": 1}'):
+        done = run_program("config", RTC_SERVER__AUTH__API_KEYS=value)
+        assert done.returncode == 2
+        assert "sk_short" not in done.stderr
+        assert "auth.api_keys = (hidden)" in done.stderr
+
+
+def test_a_network_address_without_a_key_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_program(
+        *("serve", "--backend", "echo", "--host", "0.0.0.0"),
+        RTC_SERVER__AUTH__KEYS_FILE=str(tmp_path / "keys"),
+        RTC_SERVER__TURNS__VAD="webrtcvad",
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --host 0.0.0.0 would let everybody")
+    assert "rtc-server keys add NAME" in done.stderr
+    assert "--insecure-no-auth" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_doctor_fails_with_advice_when_models_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

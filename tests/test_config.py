@@ -114,6 +114,9 @@ def refusal(path: Path | None = None, **overrides: object) -> str:
         ("[server]\nhttp_port = 8443\n", "http_port and https_port are both 8443; they must differ"),
         ("[engine]\nrestart_backoff_max_seconds = 0.1\n", "is less than restart_backoff_seconds"),
         ("[webrtc]\nhost_addresses = ['localhost']\n", "'localhost' is not an IP address"),
+        ("[auth]\nallowed_origins = ['app.example']\n", "'app.example' is not an origin"),
+        ("[auth]\nallowed_origins = ['https://app.example/']\n", "is not an origin"),
+        ("[auth]\ntrusted_proxies = ['proxy']\n", "'proxy' is not an IP address"),
         ("[webrtc]\nice_servers = ['http://x']\n", "write for example 'stun:stun.example.org:3478'"),
     ],
 )

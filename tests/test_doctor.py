@@ -135,3 +135,22 @@ def test_a_driver_that_does_not_answer_is_a_warning(tmp_path: Path, monkeypatch:
 def test_a_python_that_is_not_supported_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
     assert only(doctor.check_python()).status == "fail"
+
+
+# --- who may use it
+
+
+@pytest.mark.parametrize(
+    ("sections", "status", "said"),
+    [
+        ({"server": {"host": "127.0.0.1"}}, "ok", "open to this machine only"),
+        ({"server": {"host": "0.0.0.0"}}, "fail", "there is no key yet"),
+        ({"server": {"host": "0.0.0.0"}, "auth": {"insecure_no_auth": True}}, "warn", "open to everybody"),
+        ({"server": {"host": "0.0.0.0"}, "auth": {"api_keys": ["sk_0123456789abcdefghij"]}}, "ok", "needs a key"),
+    ],
+)
+def test_who_may_use_the_server_is_told(sections: dict[str, dict[str, object]], status: str, said: str) -> None:
+    auth = {"keys_file": "", **sections.get("auth", {})}
+    finding = only(doctor.check_access(settings(server=sections["server"], auth=auth)))
+    assert finding.status == status
+    assert said in finding.detail

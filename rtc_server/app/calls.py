@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from rtc_server import metrics
+from rtc_server.calls.sessions import CallOptions
 from rtc_server.errors import (
     ApiError,
     InvalidJsonError,
@@ -20,10 +21,10 @@ from rtc_server.network.addresses import machine_addresses
 from rtc_server.transports.sdp import Offer, validate_fragment, validate_offer
 
 from .context import CONTEXT
+from .principal import PRINCIPAL
+from .remote import is_same_host
 
 routes = web.RouteTableDef()
-
-FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
 @routes.post("/v1/realtime/calls")
@@ -88,7 +89,7 @@ async def _create(request: web.Request, kind: CallKind) -> web.Response:
     if request.content_type != "application/sdp":
         raise UnsupportedMediaTypeError("Send the offer as 'Content-Type: application/sdp'.")
     answer = await _answer(request, await request.read(), kind)
-    headers = {"Location": f"/v1/realtime/calls/{answer.call_id}", "Access-Control-Expose-Headers": "Location"}
+    headers = {"Location": f"/v1/realtime/calls/{answer.call_id}"}
     return web.Response(status=201, text=answer.sdp, content_type="application/sdp", headers=headers)
 
 
@@ -114,13 +115,15 @@ async def _answer(request: web.Request, body: bytes, kind: CallKind = "conversat
     context = request.app[CONTEXT]
     addresses = _host_addresses(request)
     offer = _validate(request, body, addresses)
-    return await context.router.answer(OfferRequest(offer, addresses, kind))
+    principal = request[PRINCIPAL]
+    options = CallOptions(session=principal.session)
+    return await context.router.answer(OfferRequest(offer, addresses, kind, options), principal.caller)
 
 
 def _host_addresses(request: web.Request) -> tuple[str, ...]:
     """Local addresses to offer this caller: loopback only to callers on this machine, or when configured."""
     configured = request.app[CONTEXT].settings.webrtc.host_addresses
-    return configured or tuple(machine_addresses(include_loopback=_is_same_host(request)))
+    return configured or tuple(machine_addresses(include_loopback=is_same_host(request)))
 
 
 def _validate(request: web.Request, body: bytes, addresses: Sequence[str]) -> Offer:
@@ -132,19 +135,9 @@ def _validate(request: web.Request, body: bytes, addresses: Sequence[str]) -> Of
 
 
 def _allows_loopback(request: web.Request, addresses: Sequence[str]) -> bool:
-    return _is_same_host(request) or any(ipaddress.ip_address(a).is_loopback for a in addresses)
+    return is_same_host(request) or any(ipaddress.ip_address(a).is_loopback for a in addresses)
 
 
 def _require_echo_test(request: web.Request) -> None:
     if not request.app[CONTEXT].settings.server.echo_test:
         raise NotEnabledError("The echo test is off; the operator can turn it on with server.echo_test = true.")
-
-
-def _is_same_host(request: web.Request) -> bool:
-    """The caller runs on this machine, and no proxy says that it speaks for somebody else."""
-    if request.remote is None or any(name in request.headers for name in FORWARDING_HEADERS):
-        return False
-    try:
-        return ipaddress.ip_address(request.remote).is_loopback
-    except ValueError:
-        return False

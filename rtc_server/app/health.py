@@ -9,6 +9,7 @@ from rtc_server import metrics
 from rtc_server.media.merge import Merged, merge
 
 from .context import CONTEXT
+from .guard import GUARD
 
 routes = web.RouteTableDef()
 
@@ -44,7 +45,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 @routes.get("/v1/info")
 async def info(request: web.Request) -> web.Response:
-    """What the page shows about this server."""
+    """What the page shows about this server, before it has a key."""
     context = request.app[CONTEXT]
     settings = context.settings
     body: dict[str, object] = {
@@ -53,6 +54,7 @@ async def info(request: web.Request) -> web.Response:
         "calls": context.router.num_calls,
         "max_calls": settings.server.max_calls,
         "https_port": settings.server.https_port if settings.server.tls else None,
+        "auth_required": request.app[GUARD].requires_key,
         "model": None,
         "description": "",
         "voices": [],

@@ -8,7 +8,7 @@ import signal
 import ssl
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from aiohttp import web
 from rtc_server import certs, logs
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
+from rtc_server.exposure import Exposure, exposure
 from rtc_server.inference.client import EngineClient
 from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
@@ -28,13 +29,15 @@ from rtc_server.media.router import MediaRouter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 
-from . import calls, health
+from . import calls, client_secrets, health
+from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
+from .guard import Guard, guarded, install
 from .middleware import add_security_headers, errors_as_json
 
 log = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 64 * 1024  # the largest body is an SDP offer inside JSON, 16 KB before escaping
+MAX_REQUEST_BYTES = 256 * 1024  # the largest body is a session with the schemas of its tools
 SWITCH_INTERVAL_SECONDS = 0.0005  # a compute thread holds the GIL 5 ms by default: five playout ticks of ten calls
 
 
@@ -50,6 +53,7 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
 
 async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
     """As `run`, on the running loop; `stop` ends it as a signal would."""
+    open_to = exposure(settings)
     loop = asyncio.get_running_loop()
     stop = stop or asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -62,19 +66,31 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     try:
         async with asyncio.TaskGroup() as tasks:
             router = MediaRouter(_create_nodes(settings, engine, engine_path, tasks), settings.server.max_calls)
-            runner = web.AppRunner(create_app(AppContext(settings, engine, router)), access_log=None)
+            runner = web.AppRunner(
+                create_app(AppContext(settings, engine, router)),
+                access_log=None,
+                keepalive_timeout=settings.limits.idle_connection_seconds,
+                max_headers=MAX_HEADERS,
+            )
+            servers: list[asyncio.Server] = []
             try:
-                await _open_sites(runner, settings)
+                await _listen(runner, settings, servers)
                 for node in router.nodes:
                     if isinstance(node, ProcessNode):
                         node.start()
                 await _unless_stopped(_warm_up(engine, router), stop)
                 if engine.is_ready and router.is_ready:
-                    on_ready(ready_line(settings, engine, runner))
+                    on_ready(
+                        ready_line(
+                            settings, engine, [server.sockets[0].getsockname()[1] for server in servers], open_to
+                        )
+                    )
                     await stop.wait()
             finally:
                 await router.close(settings.server.shutdown_timeout_seconds)
                 await engine.close()
+                for server in servers:
+                    server.close()
                 await runner.cleanup()
     finally:
         folder.cleanup()
@@ -100,11 +116,13 @@ async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:
 
 
 def create_app(context: AppContext) -> web.Application:
-    """The HTTP surface."""
-    app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_REQUEST_BYTES)
+    """The HTTP surface. Raises ConfigError when a file of keys cannot be used."""
+    app = web.Application(middlewares=[errors_as_json, guarded], client_max_size=MAX_REQUEST_BYTES)
     app[CONTEXT] = context
+    install(app, Guard(context.settings))
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(calls.routes)
+    app.add_routes(client_secrets.routes)
     app.add_routes(health.routes)
     app.router.add_get("/", _index)
     app.router.add_static("/static/", web_dir(), append_version=False)
@@ -117,17 +135,23 @@ def create_engine_client(settings: Settings, listen_path: str | None = None) -> 
     return isolation(engine_settings(settings, listen_path))
 
 
-def ready_line(settings: Settings, engine: EngineClient, runner: web.AppRunner) -> str:
-    """The one line that `serve` prints: where to go, with the ports that were really opened."""
+ACCESS: dict[Exposure, str] = {
+    "keys": "callers need a key",
+    "this machine": "open to this machine only",
+    "everybody": "OPEN TO EVERYBODY, without a key",
+}
+
+
+def ready_line(settings: Settings, engine: EngineClient, ports: Sequence[int], open_to: Exposure) -> str:
+    """The one line that `serve` prints: where to go, with the ports that were really opened, and who may."""
     host = settings.server.host
     is_everywhere = host in ("0.0.0.0", "::")
     local = "127.0.0.1" if is_everywhere or host == "localhost" else host
     lan = next((a for a in machine_addresses() if ":" not in a), local) if is_everywhere else local
-    ports = [address[1] for address in runner.addresses]
     urls = [f"http://{local}:{ports[0]}"]
     if settings.server.tls:
         urls.append(f"https://{lan}:{ports[-1]}")
-    how = f"backend {settings.engine.backend}, warm after {engine.load_seconds:.1f} s"
+    how = f"backend {settings.engine.backend}, warm after {engine.load_seconds:.1f} s, {ACCESS[open_to]}"
     return f"rtc-server ready: {'  '.join(urls)}  ({how})"
 
 
@@ -149,15 +173,17 @@ async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) 
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
-async def _open_sites(runner: web.AppRunner, settings: Settings) -> None:
+async def _listen(runner: web.AppRunner, settings: Settings, servers: list[asyncio.Server]) -> None:
+    """Open the ports, HTTP first; `servers` gets each as soon as it is open."""
     server = settings.server
     await runner.setup()
     ports: list[tuple[int, ssl.SSLContext | None]] = [(server.http_port, None)]
     if server.tls:
         ports.append((server.https_port, certs.ssl_context(certs.ensure_certificates(Path(server.certs_dir)))))
+    table = ConnectionTable(settings.limits, settings.auth.trusted_proxies)
     for port, context in ports:
         try:
-            await web.TCPSite(runner, server.host, port, ssl_context=context).start()
+            servers.append(await listen(runner, table, server.host, port, context))
         except OSError as error:
             kind = "https" if context else "http"
             raise ConfigError(

@@ -55,6 +55,9 @@ class CallRegistry:
     def __len__(self) -> int:
         return len(self._calls) + self._num_reserved
 
+    def __contains__(self, call_id: object) -> bool:
+        return call_id in self._calls
+
     def get(self, call_id: str) -> AnyCall:
         """Raises CallNotFoundError."""
         try:

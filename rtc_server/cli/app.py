@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import call, certs, config, doctor, loadtest, models, serve
+from . import call, certs, config, doctor, keys, loadtest, models, serve
 
 EPILOG = """
 First steps:
@@ -15,6 +15,8 @@ First steps:
   rtc-server models fetch     get the embedded models (once, about 160 MB)
 
   rtc-server serve            start; open the printed address and speak
+
+  rtc-server keys add phone   before you open it to your network with --host 0.0.0.0
 
   rtc-server doctor           when something does not work
 
@@ -52,5 +54,6 @@ app.command("call", epilog=call.EPILOG)(call.call)
 app.command("loadtest", epilog=loadtest.EPILOG)(loadtest.loadtest)
 app.add_typer(models.app, name="models")
 app.add_typer(certs.app, name="certs")
+app.add_typer(keys.app, name="keys")
 app.command("config", epilog=config.EPILOG)(config.config)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

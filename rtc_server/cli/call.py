@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .console import ApiKeyOption
+
 EPILOG = """
 Examples:
 
@@ -39,6 +41,7 @@ def call(
         Path | None,
         typer.Option("--ca", exists=True, dir_okay=False, metavar="PEM", help="Authority that signed the certificate."),
     ] = None,
+    api_key: ApiKeyOption = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
     ] = False,
@@ -46,4 +49,4 @@ def call(
     """Call a server, play recordings, and report what it answered and how fast."""
     from rtc_server.client.command import run_call
 
-    raise typer.Exit(run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure, ca))
+    raise typer.Exit(run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure, ca, api_key))

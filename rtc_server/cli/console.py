@@ -38,6 +38,12 @@ ModelsDirOption = Annotated[
     Path | None,
     typer.Option("--models-dir", metavar="FOLDER", help="Where the embedded models' files are kept."),
 ]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key", envvar="RTC_SERVER_API_KEY", metavar="KEY", help="Key of the server; better in the environment."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

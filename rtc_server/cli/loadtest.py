@@ -15,8 +15,9 @@ Examples:
 
   rtc-server loadtest --calls 6 --loss 0.05 --burst 3 --jitter-ms 40
 
-The server must be started with server.echo_test = true. Calls come from a native client (Node.js, node-datachannel)
-that is installed on first use. Media goes to the server's own address and nowhere else.
+The server must be started with server.echo_test = true; a key for it is read from RTC_SERVER_API_KEY. Calls come from a
+native client (Node.js, node-datachannel) that is installed on first use. Media goes to the server's own address and
+nowhere else.
 """
 
 

@@ -14,9 +14,11 @@ from .console import ConfigOption, LinesAbove, ModelsDirOption, spinner
 EPILOG = """
 Examples:
 
-  rtc-server serve     for this machine and, over HTTPS, your network
+  rtc-server serve     only for this machine
 
-  rtc-server serve --host 127.0.0.1 --no-tls     only for this machine
+  rtc-server serve --host 0.0.0.0     for your network, once `rtc-server keys add NAME` has made a key
+
+  rtc-server serve --host 0.0.0.0 --insecure-no-auth     the same for everybody, without a key
 
   rtc-server serve --backend echo     repeats what you say
 
@@ -37,6 +39,10 @@ def serve(
         int | None, typer.Option(min=0, max=256, help="Processes that carry the calls (server.media_workers).")
     ] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="Calls at once (server.max_calls).")] = None,
+    insecure_no_auth: Annotated[
+        bool | None,
+        typer.Option("--insecure-no-auth", help="Without any key, let everybody in (auth.insecure_no_auth)."),
+    ] = None,
     models_dir: ModelsDirOption = None,
 ) -> None:
     """Start the server; prints one line when it is ready, and stops on Ctrl-C."""
@@ -46,6 +52,7 @@ def serve(
     from model.registry import ModelsMissingError, UnknownBackendError, backend_names
     from model.weights import missing
     from rtc_server.config import load_settings
+    from rtc_server.exposure import exposure
     from rtc_server.paths import models_dir as models_folder
 
     from .models import needed_weights
@@ -55,6 +62,7 @@ def serve(
         "server.http_port": http_port,
         "server.https_port": https_port,
         "server.tls": tls,
+        "auth.insecure_no_auth": insecure_no_auth,
         "engine.backend": backend,
         "server.max_calls": max_calls,
         "server.media_workers": media_workers,
@@ -63,6 +71,7 @@ def serve(
     settings = load_settings(config, {key: value for key, value in flags.items() if value is not None})
     if settings.engine.backend not in backend_names():
         raise UnknownBackendError(settings.engine.backend)
+    exposure(settings)
     folder = models_folder(settings)
     absent = missing(folder, needed_weights(settings))
     if absent:

@@ -33,6 +33,7 @@ def run_call(
     timeout_s: float,
     insecure: bool,
     ca: Path | None = None,
+    api_key: str | None = None,
 ) -> int:
     """Make one call and print what came of it. Returns the exit code: 0 when every recording was answered,
     1 when one was not, 2 after an error (one sentence on standard error), 130 after Ctrl-C, which hangs up.
@@ -46,6 +47,7 @@ def run_call(
             timeout_s=timeout_s,
             keep_audio=out is not None,
             tls=_tls(insecure, ca),
+            api_key=api_key,
         )
         if not plan.recordings:
             raise RecordingError("There is nothing to say: give at least one recording.")

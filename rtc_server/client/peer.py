@@ -55,6 +55,7 @@ class RealtimePeer:
         on_audio: Callable[[Pcm16, int, float], None],
         on_end: Callable[[str], None],
         tls: ssl.SSLContext | bool = True,
+        api_key: str | None = None,
     ) -> None:
         self.base = base_url(url)
         self.call_id: str | None = None
@@ -63,6 +64,7 @@ class RealtimePeer:
         self._on_event = on_event
         self._on_end = on_end
         self._tls = tls
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._http: aiohttp.ClientSession | None = None
         self._location: URL | None = None
         self._is_closed = False
@@ -143,7 +145,7 @@ class RealtimePeer:
         return [str(address)] if address.is_loopback else []
 
     async def _exchange(self, offer: str) -> str:
-        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls))
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls), headers=self._headers)
         url = self.base / CALLS_PATH
         try:
             async with self._http.post(url, data=offer.encode(), headers={"Content-Type": "application/sdp"}) as reply:
@@ -226,6 +228,8 @@ def _refusal(server: str, status: int, body: str, retry_after: str | None) -> st
     except (ValueError, KeyError, TypeError):
         said = body.strip().splitlines()[0] if body.strip() else "no reason given"
     said = said[:MAX_ERROR_CHARS].rstrip(".")
+    if status == 401:
+        return f"{server} wants a key: {said}. Pass one in the environment variable RTC_SERVER_API_KEY."
     if status == 503:
         when = f"; try again in {retry_after} s" if retry_after else ""
         return f"{server} takes no call now: {said}{when}."

@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class CallPlan:
     keep_audio: bool = False
     """Keep what was heard, for `CallReport.replies`."""
     tls: ssl.SSLContext | bool = True
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class _Call:
             on_audio=self._on_audio,
             on_end=self._on_end,
             tls=plan.tls,
+            api_key=plan.api_key,
         )
 
     async def run(self) -> CallReport:

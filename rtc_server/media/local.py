@@ -52,6 +52,10 @@ class LocalNode:
     def load(self) -> NodeLoad:
         return NodeLoad(len(self.registry), self._engine.is_ready)
 
+    def carries(self, call_id: str) -> bool:
+        """See `MediaNode`."""
+        return call_id in self.registry
+
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`. The slot is taken first and given back if anything goes wrong on the way."""
         slot = self.registry.reserve()

@@ -88,6 +88,9 @@ class MediaNode(Protocol):
     def load(self) -> NodeLoad:
         """At this moment, as far as it is known here."""
 
+    def carries(self, call_id: str) -> bool:
+        """The call goes on here, as far as it is known."""
+
     async def answer(self, request: OfferRequest) -> Answer:
         """Set a call up. Raises ServerFullError, NotReadyError, NetworkError or InvalidSdpError."""
 

@@ -74,6 +74,10 @@ class ProcessNode:
         """Until it takes calls for the first time."""
         await self._ready.wait()
 
+    def carries(self, call_id: str) -> bool:
+        """See `MediaNode`."""
+        return call_id in self._calls
+
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`."""
         self._num_answering += 1

@@ -11,6 +11,7 @@ from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError, Server
 from rtc_server.transports.sdp import Offer
 
 from .node import Answer, MediaNode, NodeLoad, OfferRequest
+from .owners import Caller, CallOwners
 
 RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
 MAX_KNOWN_CALLS = 20_000  # where calls are, ended ones included until they are this many
@@ -30,6 +31,8 @@ class MediaRouter:
         self._max_calls = max_calls
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
         self._is_open = False
+        self.owners = CallOwners(self._is_live)
+        """Whose calls they are."""
 
     def open(self) -> None:
         """Take calls from now on: once every node is ready, or the first calls would all go to the first node."""
@@ -45,11 +48,14 @@ class MediaRouter:
         """At least one node takes calls; before `open`, none."""
         return self._is_open and any(node.load.is_ready for node in self.nodes)
 
-    async def answer(self, request: OfferRequest) -> Answer:
-        """Let the least loaded node answer. Raises NotReadyError, ServerFullError and what the node raises."""
+    async def answer(self, request: OfferRequest, caller: Caller) -> Answer:
+        """Let the least loaded node answer. Raises NotReadyError, ServerFullError, RateLimitedError and what the node
+        raises."""
         try:
-            node = self._choose()
-            answer = await node.answer(request)
+            with self.owners.admit(caller) as started:
+                node = self._choose()
+                answer = await node.answer(request)
+                started(answer.call_id)
         except ApiError as error:
             metrics.CALLS_REFUSED.labels(error.code).inc()
             raise
@@ -79,6 +85,10 @@ class MediaRouter:
         """End every call and every node."""
         self._is_open = False
         await asyncio.gather(*(node.close(timeout_seconds) for node in self.nodes))
+
+    def _is_live(self, call_id: str) -> bool:
+        node = self._where.get(call_id)
+        return node is not None and node.carries(call_id)
 
     def _choose(self) -> MediaNode:
         index = least_loaded([node.load for node in self.nodes]) if self._is_open else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rtc_server import errors
 from rtc_server.config import Settings
-from rtc_server.errors import ApiError, UnavailableError
+from rtc_server.errors import ApiError, RetryableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> Failure:
         """What another process has to know of `error`."""
-        if isinstance(error, UnavailableError):
+        if isinstance(error, RetryableError):
             return cls(type(error).__name__, error.message, error.param, error.retry_after)
         if isinstance(error, ApiError):
             return cls(type(error).__name__, error.message, error.param)
@@ -74,7 +74,7 @@ class Failure:
         kind = getattr(errors, self.kind, None) if self.kind else None
         if not (isinstance(kind, type) and issubclass(kind, ApiError)):
             return RuntimeError(self.message)
-        if not issubclass(kind, UnavailableError):
+        if not issubclass(kind, RetryableError):
             return kind(self.message, param=self.param)
         if kind is errors.NetworkError:
             return errors.NetworkError(self.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -13,14 +14,17 @@ from rtc_server.errors import (
     InvalidSdpError,
     NetworkError,
     NotReadyError,
+    RateLimitedError,
     ServerFullError,
 )
 from rtc_server.media.merge import merge
 from rtc_server.media.node import Answer, NodeLoad, OfferRequest
+from rtc_server.media.owners import Caller, controls
 from rtc_server.media.router import MediaRouter, least_loaded
 from rtc_server.media.wire import Failure
 from rtc_server.transports.sdp import Offer
 
+CALLER = Caller(("key", "k1"))
 REQUEST = OfferRequest(Offer("", (), False, 0), ())
 
 
@@ -36,6 +40,9 @@ class CountingNode:
     @property
     def load(self) -> NodeLoad:
         return NodeLoad(self.calls, self.is_ready)
+
+    def carries(self, call_id: str) -> bool:
+        return call_id not in self.hung_up
 
     async def answer(self, request: OfferRequest) -> Answer:
         self.calls += 1
@@ -71,7 +78,7 @@ def test_the_least_loaded_ready_node_is_chosen() -> None:
 async def test_calls_spread_evenly_and_are_found_again() -> None:
     nodes = [CountingNode("a"), CountingNode("b")]
     router = opened(nodes, max_calls=10)
-    answers = [await router.answer(REQUEST) for _ in range(6)]
+    answers = [await router.answer(REQUEST, CALLER) for _ in range(6)]
     assert [node.calls for node in nodes] == [3, 3]
     await router.hang_up(answers[1].call_id)
     assert nodes[1].hung_up == [answers[1].call_id]
@@ -81,15 +88,15 @@ async def test_calls_spread_evenly_and_are_found_again() -> None:
 
 async def test_the_limit_is_the_machines_not_the_nodes() -> None:
     router = opened([CountingNode("a", 2), CountingNode("b", 1)], max_calls=4)
-    await router.answer(REQUEST)
+    await router.answer(REQUEST, CALLER)
     with pytest.raises(ServerFullError):
-        await router.answer(REQUEST)
+        await router.answer(REQUEST, CALLER)
 
 
 async def test_without_a_ready_node_callers_are_asked_to_wait() -> None:
     router = opened([CountingNode("a", is_ready=False)], max_calls=4)
     with pytest.raises(NotReadyError):
-        await router.answer(REQUEST)
+        await router.answer(REQUEST, CALLER)
     assert not router.is_ready
 
 
@@ -99,15 +106,15 @@ async def test_until_every_node_is_ready_none_takes_a_call() -> None:
     router = MediaRouter(nodes, max_calls=4)
     assert not router.is_ready
     with pytest.raises(NotReadyError):
-        await router.answer(REQUEST)
+        await router.answer(REQUEST, CALLER)
     nodes[1].is_ready = True
     router.open()
     assert router.is_ready
-    await router.answer(REQUEST)
+    await router.answer(REQUEST, CALLER)
     await router.close(0.0)
     assert not router.is_ready
     with pytest.raises(NotReadyError):
-        await router.answer(REQUEST)
+        await router.answer(REQUEST, CALLER)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,7 @@ async def test_until_every_node_is_ready_none_takes_a_call() -> None:
         NotReadyError("wait", retry_after=3),
         NetworkError("no port"),
         CallNotFoundError("gone"),
+        RateLimitedError("slow down", retry_after=4),
     ],
 )
 def test_refusals_cross_the_process_boundary_unchanged(error: ApiError) -> None:
@@ -146,3 +154,53 @@ def test_metrics_of_several_processes_add_up() -> None:
     assert (started.name, started.value) == ("rtc_server_calls_started_total", 5)
     rss = {sample.labels["process"]: sample.value for sample in families["rtc_server_rss_bytes"].samples}
     assert rss == {"media-0": 10, "media-1": 20}
+
+
+# --- whose calls they are
+
+
+def test_whoever_is_above_controls_what_is_below() -> None:
+    key, browser, other = ("key", "k1"), ("key", "k1", "secret", "a"), ("key", "k1", "secret", "b")
+    assert controls(key, key)
+    assert controls(key, browser)
+    assert controls(browser, browser)
+    assert not controls(browser, key)
+    assert not controls(browser, other)
+    assert not controls(("key", "k"), key)
+
+
+async def test_a_quota_counts_live_calls_and_frees_those_that_ended() -> None:
+    node = CountingNode("a")
+    router = opened([node], max_calls=10)
+    mine, other = Caller(("key", "k1"), (("k1", 2),)), Caller(("key", "k2"), (("k2", 2),))
+    first, _ = [await router.answer(REQUEST, mine) for _ in range(2)]
+    with pytest.raises(RateLimitedError) as refused:
+        await router.answer(REQUEST, mine)
+    assert refused.value.status == 429
+    assert int(refused.value.headers["Retry-After"]) > 0
+    await router.answer(REQUEST, other)
+    await router.hang_up(first.call_id)
+    await router.answer(REQUEST, mine)
+    assert router.owners.of(first.call_id) == mine.owner
+    assert router.owners.of("rtc_unknown") is None
+
+
+async def test_calls_that_are_being_set_up_count_too() -> None:
+    """Two offers at the same moment must not both take the last place; a failed one gives its place back."""
+    go = asyncio.Event()
+
+    class SlowNode(CountingNode):
+        async def answer(self, request: OfferRequest) -> Answer:
+            await go.wait()
+            raise InvalidSdpError("no")
+
+    router = opened([SlowNode("a")], max_calls=10)
+    caller = Caller(("key", "k1"), (("k1", 1),))
+    first = asyncio.create_task(router.answer(REQUEST, caller))
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimitedError):
+        await router.answer(REQUEST, caller)
+    go.set()
+    with pytest.raises(InvalidSdpError):
+        await first
+    assert router.owners.count("k1") == 0

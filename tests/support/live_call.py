@@ -19,14 +19,21 @@ SPEECH = Path(__file__).resolve().parents[1] / "data" / "speech"
 class LiveCall:
     """See the module's docstring; made by `live_call`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
         self.events: list[dict[str, Any]] = []
         self.num_frames = 0
         self.heard_at: list[float] = []
         self.ended: str | None = None
         self.track = SpeakingTrack()
         self._news = asyncio.Event()
-        self.peer = RealtimePeer(url, self.track, on_event=self._on_event, on_audio=self._on_audio, on_end=self._on_end)
+        self.peer = RealtimePeer(
+            url,
+            self.track,
+            on_event=self._on_event,
+            on_audio=self._on_audio,
+            on_end=self._on_end,
+            api_key=api_key,
+        )
 
     def say(self, name: str) -> None:
         """Say a recording of tests/data/speech."""
@@ -66,9 +73,9 @@ class LiveCall:
 
 
 @asynccontextmanager
-async def live_call(url: str) -> AsyncIterator[LiveCall]:
+async def live_call(url: str, api_key: str | None = None) -> AsyncIterator[LiveCall]:
     """A connected call that has got its `session.created`; hung up at the end."""
-    call = LiveCall(url)
+    call = LiveCall(url, api_key)
     try:
         await call.peer.connect(15)
         await call.event("session.created")

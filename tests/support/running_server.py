@@ -14,6 +14,7 @@ from rtc_server.config import load_settings
 # Loopback only, no TLS, calls and engine in this process, and the voice detector that needs no model file.
 DEFAULTS: Mapping[str, object] = {
     "server.host": "127.0.0.1",
+    "auth.keys_file": "",  # not the developer's own
     "server.tls": False,
     "engine.backend": "echo",
     "engine.isolation": "thread",

@@ -30,6 +30,7 @@ Value = bool | int | float | str | list[str] | list[int]
 DEFAULTS: Mapping[str, Value] = {
     "webrtc.host_addresses": ["127.0.0.1"],  # tests send nothing to any other address
     "server.shutdown_timeout_seconds": 3.0,
+    "auth.keys_file": "",  # not the developer's own
 }
 
 

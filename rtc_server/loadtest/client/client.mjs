@@ -13,6 +13,9 @@ import fs from "node:fs";
 import nd from "node-datachannel";
 
 const config = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+// In the environment, not in the file of settings: a key does not belong on a disk.
+const { RTC_SERVER_API_KEY: KEY } = process.env;
+const AUTHORIZATION = KEY ? { Authorization: `Bearer ${KEY}` } : {};
 const PAYLOAD_TYPE = 111;
 const FRAME_MS = 20;
 const now = () => performance.now();
@@ -106,7 +109,7 @@ class Call {
   async signal(sdp) {
     const reply = await fetch(config.url + config.path, {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
+      headers: { "Content-Type": "application/json", ...AUTHORIZATION },
       body: JSON.stringify({ sdp, type: "offer" }),
     });
     if (reply.status !== 200) {

@@ -1,0 +1,140 @@
+"""From a request to its principal: keys, tokens, ephemeral secrets, and who may come without any of them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from aiohttp import hdrs, web
+
+from rtc_server.config import Settings
+from rtc_server.errors import HostNotAllowedError, UnauthorizedError
+from rtc_server.keys import KeyRing
+from rtc_server.limits import address_key
+from rtc_server.media.owners import Caller, Owner
+
+from .origins import OriginPolicy
+from .principal import Principal
+from .remote import client_address, is_same_host
+from .secret_table import PREFIX, SecretTable
+from .tokens import TokenVerifier
+
+PROTOCOL_PREFIX = "openai-insecure-api-key."
+"""Browsers cannot send a header with a WebSocket; OpenAI's clients put the key among the subprotocols."""
+
+MAX_CREDENTIAL_CHARS = 8_000  # tokens are long; aiohttp's limit on a header line is just above
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """What a request shows of its sender."""
+
+    address: str
+    """IP address, as far as the trusted proxies tell."""
+    credential: str | None
+    is_local: bool
+    host: str
+
+    @classmethod
+    def of(cls, request: web.Request, settings: Settings) -> Visitor:
+        """Raises UnauthorizedError for an `Authorization` that is not `Bearer`."""
+        address = client_address(request, settings.auth.trusted_proxies)
+        return cls(address, credential_of(request), is_same_host(request), request.headers.get(hdrs.HOST, ""))
+
+
+def credential_of(request: web.Request) -> str | None:
+    """The key, token or secret that came with a request. Never taken from the query: addresses end up in logs."""
+    header = request.headers.get(hdrs.AUTHORIZATION)
+    if header is not None:
+        scheme, _, value = header.strip().partition(" ")
+        if scheme.lower() != "bearer" or not value.strip() or len(value) > MAX_CREDENTIAL_CHARS:
+            raise UnauthorizedError("Send the key as 'Authorization: Bearer <key>'.")
+        return value.strip()
+    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        for line in request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, []):
+            for protocol in line.split(","):
+                if protocol.strip().startswith(PROTOCOL_PREFIX):
+                    return protocol.strip().removeprefix(PROTOCOL_PREFIX)
+    return None
+
+
+class Authenticator:
+    """Owns the keys and the ephemeral secrets."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError when a file of keys cannot be used."""
+        self._settings = settings
+        self._ring = KeyRing(settings.auth)
+        self._tokens = TokenVerifier.of(settings.auth)
+        self.secrets = SecretTable(settings.auth.max_client_secrets)
+        self.origins = OriginPolicy(settings.auth.allowed_origins, own_names(settings))
+
+    def requires_key(self, now: float) -> bool:
+        """Somebody without a credential gets nothing, wherever they come from."""
+        return bool(self._tokens is not None or self._ring.keys(now))
+
+    def identify(self, visitor: Visitor, now: float) -> Principal:
+        """Raises UnauthorizedError, or HostNotAllowedError where only the name in `Host` is wrong."""
+        credential = visitor.credential
+        if credential is not None and credential.startswith(PREFIX):
+            return self._by_secret(credential, visitor, now)
+        if credential is not None and self.requires_key(now):
+            if self._tokens is not None and credential.count(".") == 2:
+                return self._principal("token", ("token", self._tokens.subject(credential)), visitor)
+            key = self._ring.find(credential, now)
+            if key is None:
+                raise UnauthorizedError("The API key is not known here.")
+            return self._principal("key", ("key", key.key_id), visitor)
+        return self._without_key(visitor, now)
+
+    def local(self, visitor: Visitor) -> Principal | None:
+        """Somebody on this machine, for what this machine may always see."""
+        is_own = visitor.is_local and self.origins.allows_host(visitor.host)
+        return self._principal("anonymous", ("anonymous",), visitor) if is_own else None
+
+    def _without_key(self, visitor: Visitor, now: float) -> Principal:
+        auth = self._settings.auth
+        if self.requires_key(now) and not (auth.trust_loopback and visitor.is_local):
+            raise UnauthorizedError("Send an API key as 'Authorization: Bearer <key>'.")
+        if not visitor.is_local and not auth.insecure_no_auth:
+            raise UnauthorizedError(
+                "This server has no API keys, so it serves only its own machine; behind a proxy it needs one."
+            )
+        if not self.origins.allows_host(visitor.host):
+            raise HostNotAllowedError(
+                "This server is open, so it must be addressed by an IP address or by its own name; "
+                "the operator can allow other names with auth.allowed_hosts."
+            )
+        return self._principal("anonymous", ("anonymous",), visitor)
+
+    def _by_secret(self, credential: str, visitor: Visitor, now: float) -> Principal:
+        secret = self.secrets.find(credential, time.time())
+        if secret is None or not self._is_valid_owner(secret.owner, now):
+            raise UnauthorizedError("The client secret is not known, or has expired.")
+        owner = (*secret.owner, "secret", secret.secret_id)
+        principal = self._principal("secret", owner, visitor)
+        return Principal("secret", principal.caller, secret.session, principal.is_local)
+
+    def _is_valid_owner(self, owner: Owner, now: float) -> bool:
+        """A secret ends with the key that made it."""
+        return owner[0] != "key" or any(key.key_id == owner[1] for key in self._ring.keys(now))
+
+    def _principal(
+        self, kind: Literal["anonymous", "key", "token", "secret"], owner: Owner, visitor: Visitor
+    ) -> Principal:
+        limits, most = self._settings.limits, self._settings.server.max_calls
+        quotas = []
+        if owner[0] in ("key", "token"):
+            quotas.append((f"{owner[0]} {owner[1]}", limits.calls_per_key or most))
+        if kind != "key" and not (kind == "anonymous" and visitor.is_local):
+            quotas.append((f"address {address_key(visitor.address)}", limits.calls_per_address or most))
+        return Principal(kind, Caller(owner, tuple(quotas)), is_local=visitor.is_local)
+
+
+def own_names(settings: Settings) -> list[str]:
+    """Names that lead here because the operator, or this machine, says so."""
+    name = socket.gethostname()
+    origins = [origin.partition("://")[2].partition(":")[0] for origin in settings.auth.allowed_origins]
+    return [settings.server.host, name, f"{name}.local", *settings.auth.allowed_hosts, *origins]

@@ -1,0 +1,63 @@
+"""Who makes a request, as the handlers see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aiohttp import web
+
+from rtc_server.errors import CallNotFoundError, ForbiddenError
+from rtc_server.media.owners import Caller, Owner, controls
+from rtc_server.realtime.session import SessionConfig
+
+from .context import CONTEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who may use the server."""
+
+    kind: Literal["anonymous", "key", "token", "secret"]
+    """"anonymous": the server is open; "key": an API key; "token": a JWT; "secret": an ephemeral `ek_...`."""
+    caller: Caller
+    """Give it to the router with every new call."""
+    session: SessionConfig | None = None
+    """What the calls of an ephemeral secret start with; None = what the client or the settings say."""
+    is_local: bool = False
+    """On this machine, and not for somebody else behind a proxy."""
+
+    @property
+    def owner(self) -> Owner:
+        """Whose calls it makes."""
+        return self.caller.owner
+
+    @property
+    def may_mint(self) -> bool:
+        """Make ephemeral secrets: only for those who could use the server for good anyway."""
+        return self.kind in ("anonymous", "key")
+
+    @property
+    def may_read_metrics(self) -> bool:
+        return self.kind == "key" or (self.kind == "anonymous" and self.is_local)
+
+
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+"""`request[PRINCIPAL]`: set for every handler but the public ones; an OPTIONS handler uses `request.get`."""
+
+
+def require_minting(request: web.Request) -> Principal:
+    """The principal, if it may make ephemeral secrets. Raises ForbiddenError."""
+    principal = request[PRINCIPAL]
+    if not principal.may_mint:
+        raise ForbiddenError("Client secrets are made with an API key, not with a client secret or a token.")
+    return principal
+
+
+def require_control(request: web.Request, call_id: str) -> None:
+    """The principal may control this call. Ids in the path and in `?call_id=` are checked already, before the handler.
+
+    Raises CallNotFoundError for somebody else's call; calls that are not known are left to the router."""
+    owner = request.app[CONTEXT].router.owners.of(call_id)
+    if owner is not None and not controls(request[PRINCIPAL].owner, owner):
+        raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
