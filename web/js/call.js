@@ -10,6 +10,7 @@
  *   `ended`   CustomEvent<CallFailure>   ended by something other than `hangUp`; sent once
  */
 
+import { authorization, hasKey } from "./credentials.js";
 import { CallFailure } from "./failures.js";
 
 const CHANNEL = "oai-events";
@@ -95,7 +96,12 @@ export class Call extends EventTarget {
 
   /** End the call while the page goes away: the request outlives the page. */
   hangUpOnUnload() {
-    if (this.#callUrl && !this.#isClosed) navigator.sendBeacon(`${this.#callUrl}/hangup`);
+    if (this.#callUrl && !this.#isClosed) {
+      // A beacon cannot carry a key.
+      const hangUp = { method: "POST", keepalive: true, headers: authorization() };
+      if (hasKey()) fetch(`${this.#callUrl}/hangup`, hangUp).catch(() => undefined);
+      else navigator.sendBeacon(`${this.#callUrl}/hangup`);
+    }
     this.#callUrl = null;
     this.#close();
   }
@@ -120,7 +126,7 @@ export class Call extends EventTarget {
     try {
       reply = await fetch(this.#endpoint, {
         method: "POST",
-        headers: { "Content-Type": "application/sdp" },
+        headers: { "Content-Type": "application/sdp", ...authorization() },
         body: offer,
         signal: AbortSignal.timeout(POST_MS),
       });
@@ -208,7 +214,7 @@ export class Call extends EventTarget {
     clearTimeout(this.#lostTimer);
     if (this.#callUrl) {
       // Nobody waits for this: if it is lost, the closed connection tells the server as well, a little later.
-      fetch(this.#callUrl, { method: "DELETE", keepalive: true }).catch(() => undefined);
+      fetch(this.#callUrl, { method: "DELETE", keepalive: true, headers: authorization() }).catch(() => undefined);
     }
     this.#pc.close();
   }
@@ -229,6 +235,7 @@ export function refusal(reply, body) {
   }
   const detail = typeof error?.message === "string" ? error.message : `The server answered with status ${reply.status}.`;
   const retryAfter = Number(reply.headers.get("Retry-After")) || 0;
+  if (reply.status === 401) return new CallFailure("unauthorized", { detail });
   if (reply.status === 503 && error?.code === "not_ready") return new CallFailure("not-ready", { detail, retryAfter });
   if (reply.status === 503 && error?.code === "server_full") return new CallFailure("server-full", { detail, retryAfter });
   if ([502, 503, 504].includes(reply.status) && !error) return new CallFailure("unreachable", { detail });

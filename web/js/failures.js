@@ -4,7 +4,7 @@
 /**
  * @typedef {"insecure-origin" | "no-webrtc" | "no-microphone" | "permission-denied" | "permission-dismissed"
  *   | "permission-system" | "microphone-busy" | "microphone-lost" | "microphone-failed" | "server-full" | "not-ready"
- *   | "unreachable" | "refused" | "bad-answer" | "ice-failed" | "connection-lost" | "ended-by-server"
+ *   | "unreachable" | "refused" | "bad-answer" | "ice-failed" | "connection-lost" | "ended-by-server" | "unauthorized"
  *   | "time-limit"} FailureKind
  */
 
@@ -108,6 +108,10 @@ export function explain(failure, here) {
       ]);
     case "refused":
       return stop("The server refused the call", detail || "It did not say why.", ["Reload the page and try again."]);
+    case "unauthorized":
+      return stop("The server wants a key", detail || "It takes calls only from people who have one.", [
+        "Ask whoever runs the server for a key: `rtc-server keys add NAME` makes one.",
+      ]);
     case "bad-answer":
       return stop("The server's answer makes no sense", "The browser could not use it. Is this really an rtc-server?", [
         "Reload the page, so that page and server have the same version.",

@@ -30,7 +30,7 @@ export function setUpKeys(actions) {
   /** @type {Record<string, () => void>} */
   const keys = { c: actions.start, h: actions.hangUp, m: actions.mute, " ": actions.mute, t: actions.type, "?": open };
   addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || dialog.open) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
     if (event.key === "Escape") return actions.interrupt(); // not a character key: always on, in the text field too
     if (!enabled.checked || event.repeat || isTyping(event.target)) return;
     if (event.key === " " && isPressable(event.target)) return;

@@ -1,10 +1,12 @@
 // @ts-check
 /** Wires the page: the call, the conversation, the sound and the views. Every decision is made in one of those. */
 
+import { askForKey } from "./access.js";
 import { announceCaption, announceState } from "./announce.js";
 import { CallAudio } from "./audio.js";
 import { CallFlow } from "./call-flow.js";
 import { CaptionList } from "./captions.js";
+import { forgetKey, hasKey } from "./credentials.js";
 import { checkSurroundings, Microphone } from "./devices.js";
 import { byId, el } from "./dom.js";
 import { Conversation } from "./events.js";
@@ -67,7 +69,13 @@ async function start() {
   if (flow.isBusy) return;
   stopTest();
   notice.hide();
+  if (info?.auth_required && !hasKey() && !(await askForKey())) return;
   await flow.start();
+}
+
+/** The key was wrong, or is not valid any more. */
+async function startWithAnotherKey() {
+  if (await askForKey()) await start();
 }
 
 function toggleMute() {
@@ -228,7 +236,10 @@ function show() {
 
 /** @param {CallFailure} failure */
 function fail(failure) {
-  notice.show(explain(failure, { hostname: location.hostname, pathname: location.pathname, httpsPort: info?.https_port ?? null }));
+  const isRefused = failure.kind === "unauthorized";
+  if (isRefused) forgetKey();
+  const message = explain(failure, { hostname: location.hostname, pathname: location.pathname, httpsPort: info?.https_port ?? null });
+  notice.show(message, isRefused ? [{ label: "Enter a key", act: startWithAnotherKey }] : []);
   refreshInfo(); // the failure may be news about the server as well
 }
 

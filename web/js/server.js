@@ -12,6 +12,7 @@ const TIMEOUT_MS = 5_000;
  * @property {number} calls
  * @property {number} max_calls
  * @property {number | null} [https_port]
+ * @property {boolean} [auth_required] calls need a key
  */
 
 /** Addresses are relative to the page, so that it also works under a path of a reverse proxy. @param {string} path */

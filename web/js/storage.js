@@ -20,3 +20,12 @@ export function remember(name, value) {
     // Not remembered; the choice still holds until the page is closed.
   }
 }
+
+/** @param {string} name */
+export function forget(name) {
+  try {
+    localStorage.removeItem(PREFIX + name);
+  } catch {
+    // Nothing was remembered.
+  }
+}
