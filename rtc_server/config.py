@@ -193,9 +193,9 @@ class LimitsSection(Section):
     failures_per_minute: int = Field(10, ge=1, le=100_000)
     """Wrong keys from one address; after that no key from there is looked at for a while."""
     calls_per_key: int = Field(0, ge=0, le=10_000)
-    """Calls at once of one key, with those of its client secrets, or of one token's subject; 0 = server.max_calls."""
+    """Calls at once of one key, with those of its client secrets, or of one token's subject; 0 = any number."""
     calls_per_address: int = Field(8, ge=0, le=10_000)
-    """Calls at once from one address, except those made with an API key; 0 = server.max_calls."""
+    """Calls at once from one address, except those made with an API key; 0 = any number."""
     connections: int = Field(2_000, ge=1, le=100_000)
     """Open HTTP and WebSocket connections of all callers."""
     connections_per_address: int = Field(256, ge=1, le=100_000)

@@ -33,19 +33,22 @@ class Visitor:
 
     address: str
     """IP address, as far as the trusted proxies tell."""
-    credential: str | None
     is_local: bool
+    """On this machine, and not for somebody else behind a proxy."""
     host: str
+    """How it addresses the server."""
 
     @classmethod
     def of(cls, request: web.Request, settings: Settings) -> Visitor:
-        """Raises UnauthorizedError for an `Authorization` that is not `Bearer`."""
+        """Looks at the connection and at the headers that proxies set."""
         address = client_address(request, settings.auth.trusted_proxies)
-        return cls(address, credential_of(request), is_same_host(request), request.headers.get(hdrs.HOST, ""))
+        return cls(address, is_same_host(request), request.headers.get(hdrs.HOST, ""))
 
 
 def credential_of(request: web.Request) -> str | None:
-    """The key, token or secret that came with a request. Never taken from the query: addresses end up in logs."""
+    """The key, token or secret that came with a request; never taken from the query, because addresses end up in logs.
+
+    Raises UnauthorizedError for an `Authorization` that is not `Bearer`."""
     header = request.headers.get(hdrs.AUTHORIZATION)
     if header is not None:
         scheme, _, value = header.strip().partition(" ")
@@ -75,9 +78,8 @@ class Authenticator:
         """Somebody without a credential gets nothing, wherever they come from."""
         return bool(self._tokens is not None or self._ring.keys(now))
 
-    def identify(self, visitor: Visitor, now: float) -> Principal:
+    def identify(self, credential: str | None, visitor: Visitor, now: float) -> Principal:
         """Raises UnauthorizedError, or HostNotAllowedError where only the name in `Host` is wrong."""
-        credential = visitor.credential
         if credential is not None and credential.startswith(PREFIX):
             return self._by_secret(credential, visitor, now)
         if credential is not None and self.requires_key(now):
@@ -124,12 +126,12 @@ class Authenticator:
     def _principal(
         self, kind: Literal["anonymous", "key", "token", "secret"], owner: Owner, visitor: Visitor
     ) -> Principal:
-        limits, most = self._settings.limits, self._settings.server.max_calls
+        limits = self._settings.limits
         quotas = []
-        if owner[0] in ("key", "token"):
-            quotas.append((f"{owner[0]} {owner[1]}", limits.calls_per_key or most))
-        if kind != "key" and not (kind == "anonymous" and visitor.is_local):
-            quotas.append((f"address {address_key(visitor.address)}", limits.calls_per_address or most))
+        if limits.calls_per_key and owner[0] in ("key", "token"):
+            quotas.append((f"{owner[0]} {owner[1]}", limits.calls_per_key))
+        if limits.calls_per_address and kind != "key" and not (kind == "anonymous" and visitor.is_local):
+            quotas.append((f"address {address_key(visitor.address)}", limits.calls_per_address))
         return Principal(kind, Caller(owner, tuple(quotas)), is_local=visitor.is_local)
 
 

@@ -24,7 +24,7 @@ from rtc_server.errors import (
 from rtc_server.limits import Rate, RateLimiter, address_key, retry_after
 from rtc_server.media.owners import controls
 
-from .auth import Authenticator, Visitor
+from .auth import Authenticator, Visitor, credential_of
 from .context import CONTEXT
 from .cors import add_cors_headers, add_options_headers, is_preflight, methods_of
 from .middleware import Handler
@@ -76,30 +76,38 @@ class Guard:
             self._limit_address(Visitor.of(request, self._settings), now)
             return None
         visitor = Visitor.of(request, self._settings)
-        if request.method == hdrs.METH_OPTIONS and visitor.credential is None:
+        credential = self._credential(request, visitor, now)
+        if request.method == hdrs.METH_OPTIONS and credential is None:
             self._limit_address(visitor, now)
             return None  # the handler tells less to somebody whom it does not know
-        if pattern == METRICS and visitor.credential is None:
+        if pattern == METRICS and credential is None:
             local = self.authenticator.local(visitor)
             if local is not None:
                 return local
-        principal = self._identify(visitor, now)
+        principal = self._identify(credential, visitor, now)
         self._limit(principal, visitor, now)
         if pattern == METRICS and not principal.may_read_metrics:
             raise ForbiddenError("Metrics are for holders of an API key; see auth.public_metrics.")
         self._check_calls(request, principal)
         return principal
 
-    def _identify(self, visitor: Visitor, now: float) -> Principal:
+    def _credential(self, request: web.Request, visitor: Visitor, now: float) -> str | None:
+        try:
+            return credential_of(request)
+        except UnauthorizedError:
+            self._limit_address(visitor, now)
+            raise
+
+    def _identify(self, credential: str | None, visitor: Visitor, now: float) -> Principal:
         address = address_key(visitor.address)
-        wait = self._failures.wait(address, now) if visitor.credential is not None else 0.0
+        wait = self._failures.wait(address, now) if credential is not None else 0.0
         if wait:
             message = "Too many wrong keys came from this address; try again later."
             raise RateLimitedError(message, retry_after=retry_after(wait))
         try:
-            return self.authenticator.identify(visitor, now)
+            return self.authenticator.identify(credential, visitor, now)
         except UnauthorizedError:
-            if visitor.credential is not None:
+            if credential is not None:
                 self._failures.take(address, now)
             else:
                 self._limit_address(visitor, now)

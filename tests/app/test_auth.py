@@ -111,6 +111,7 @@ async def test_every_route_but_the_public_ones_needs_a_key(keyed: Web) -> None:
     assert (await keyed.code("GET", "/v1/models", KEY + "x")) == (401, "invalid_api_key")
     assert (await keyed.code("GET", f"/v1/models?api_key={KEY}")) == (401, "invalid_api_key")
     basic = {"Authorization": f"Basic {KEY}"}
+    assert (await keyed.code("GET", "/v1/info", headers=basic))[0] == 200, "public whatever is sent along"
     assert (await keyed.code("GET", "/v1/models", headers=basic)) == (401, "invalid_api_key")
 
 

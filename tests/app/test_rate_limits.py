@@ -120,6 +120,21 @@ async def test_an_address_holds_so_many_calls_unless_it_has_an_api_key(http: aio
             assert (await web.code("POST", "/api/offer", KEY, json=offer))[0] == 200
 
 
+async def test_a_full_server_is_503_also_for_somebody_with_a_key(http: aiohttp.ClientSession) -> None:
+    async with running_server(**KEYED, **{"server.max_calls": 1}) as url, live_call(url, KEY) as call:
+        offer = {"sdp": call.peer.pc.localDescription.sdp, "type": "offer"}
+        assert (await Web(http, url).code("POST", "/api/offer", KEY, json=offer)) == (503, "server_full")
+
+
+async def test_only_so_many_secrets_are_valid_at_once(http: aiohttp.ClientSession) -> None:
+    async with running_server(**KEYED, **{"auth.max_client_secrets": 1}) as url:
+        web = Web(http, url)
+        await web.mint(expires_after={"seconds": 60})
+        status, _, reply = await web.ask("POST", "/v1/realtime/client_secrets", KEY, json={})
+        assert status == 429
+        assert 1 <= int(reply.headers["Retry-After"]) <= 60
+
+
 def test_the_header_is_whole_seconds_that_suffice() -> None:
     assert limits.retry_after(0.2) == 1
     assert limits.retry_after(3.0000000001) == 3
