@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
 
 from rtc_server.calls.sessions import starting_session
 from rtc_server.errors import InvalidJsonError, InvalidParameterError, NotReadyError, ProtocolError
+from rtc_server.realtime.beta import upgrade_session
 from rtc_server.realtime.session import SessionConfig
 
 from .context import CONTEXT
@@ -21,8 +22,6 @@ routes = web.RouteTableDef()
 
 DEFAULT_SECONDS = 600
 MIN_SECONDS, MAX_SECONDS = 10, 7200
-
-TRANSCRIPTION = "transcription"
 
 
 class Minted(NamedTuple):
@@ -50,16 +49,16 @@ async def create_client_secret(request: web.Request) -> web.Response:
 @routes.post("/v1/realtime/sessions")
 async def create_session(request: web.Request) -> web.Response:
     """The older form: a session object in, the same with `client_secret` out."""
-    return await _legacy(request, {})
+    return await _legacy(request, None)
 
 
 @routes.post("/v1/realtime/transcription_sessions")
 async def create_transcription_session(request: web.Request) -> web.Response:
     """The older form for sessions that only transcribe."""
-    return await _legacy(request, {"type": TRANSCRIPTION})
+    return await _legacy(request, "transcription")
 
 
-async def _legacy(request: web.Request, fixed: Mapping[str, Any]) -> web.Response:
+async def _legacy(request: web.Request, kind: Literal["transcription"] | None) -> web.Response:
     require_minting(request)
     patch = await _object(request)
     wanted = patch.pop("client_secret", None)
@@ -67,7 +66,10 @@ async def _legacy(request: web.Request, fixed: Mapping[str, Any]) -> web.Respons
         raise InvalidParameterError("'client_secret' must be an object.", param="client_secret")
     wanted = wanted or {}
     _refuse_others(wanted, ("expires_after",), "client_secret.")
-    minted = await _mint(request, {**patch, **fixed}, wanted.get("expires_after"), "client_secret.expires_after")
+    if kind is not None:
+        # With the type goes the sign of older names, so they are replaced first.
+        patch = {**upgrade_session({name: value for name, value in patch.items() if name != "type"}), "type": kind}
+    minted = await _mint(request, patch, wanted.get("expires_after"), "client_secret.expires_after")
     secret = {"value": minted.value, "expires_at": minted.expires_at}
     return _reply({**minted.session, "client_secret": secret})
 

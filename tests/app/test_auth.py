@@ -237,6 +237,27 @@ async def test_the_older_forms_put_the_secret_into_the_session(keyed: Web) -> No
     assert (await keyed.code("GET", "/v1/models", session["client_secret"]["value"]))[0] == 200
 
 
+async def test_the_older_form_of_transcription_is_read_with_its_names(keyed: Web) -> None:
+    body = {
+        "input_audio_format": "g711_ulaw",
+        "input_audio_transcription": {"model": "whisper-1"},
+        "client_secret": {"expires_after": {"seconds": 30}},
+    }
+    status, session, _ = await keyed.ask("POST", "/v1/realtime/transcription_sessions", KEY, json=body)
+    assert status == 200, session
+    assert session["object"] == "realtime.transcription_session"
+    assert session["type"] == "transcription"
+    assert session["audio"]["input"]["format"]["type"] == "audio/pcmu"
+    assert session["client_secret"]["expires_at"] <= time.time() + 30
+    assert (await keyed.code("POST", SECRETS, KEY, json={"session": {"model": "none"}})) == (404, "model_not_found")
+
+
+async def test_an_open_server_makes_secrets_too(opened: Web) -> None:
+    secret = await opened.mint(None, session={"instructions": "Be brief."})
+    async with live_call(opened.url, secret) as call:
+        assert (await call.event("session.created"))["session"]["instructions"] == "Be brief."
+
+
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
