@@ -7,8 +7,11 @@ import contextlib
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from rtc_server.app.connections import ConnectionTable
+from rtc_server.app.principal import PRINCIPAL
+from rtc_server.app.server import create_app
 from rtc_server.config import LimitsSection
 from tests.app.test_auth import KEY, KEYED, SECRETS
 from tests.support.running_server import running_server
@@ -67,6 +70,39 @@ async def test_the_total_of_connections_is_bounded() -> None:
         writer.close()
         for _, writer in held:
             writer.close()
+
+
+async def test_a_websocket_outlives_the_times_for_requests_and_carries_large_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any WebSocket route: the key in the subprotocol, large messages, and silence for longer than a request."""
+
+    async def echo(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("realtime",))
+        await socket.prepare(request)
+        await socket.send_str(request[PRINCIPAL].kind)
+        async for message in socket:
+            await socket.send_bytes(message.data)
+        return socket
+
+    def with_echo(context: object) -> web.Application:
+        app = create_app(context)  # type: ignore[arg-type]
+        app.router.add_get("/socket", echo)
+        return app
+
+    monkeypatch.setattr("rtc_server.app.server.create_app", with_echo)
+    times = {"limits.idle_connection_seconds": 1.0, "limits.body_seconds": 0.2}
+    protocols = ("realtime", f"openai-insecure-api-key.{KEY}")
+    async with running_server(**KEYED, **times) as url, aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{url}/socket", protocols=protocols, origin=url) as socket:
+            assert socket.protocol == "realtime"
+            assert await socket.receive_str() == "key"
+            await asyncio.sleep(1.5)
+            for size in (1, 1_000_000):
+                await socket.send_bytes(b"x" * size)
+                assert await socket.receive_bytes() == b"x" * size
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            await http.ws_connect(f"{url}/socket", protocols=protocols, origin="https://evil.example")
 
 
 def test_an_address_has_so_many_but_loopback_and_proxies_any_number() -> None:
