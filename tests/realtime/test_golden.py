@@ -2,8 +2,8 @@
 
 Each file of tests/data/realtime is a call on virtual time, one JSON object per line: first `call` (its options), then
 what happens (`say` and `quiet` in milliseconds, `send` a client event, `engine` events of the latest request) and after
-each the `got` lines, the server's events in full. Ids are counted, so that every run gives the same; `$item` and `$call`
-in a step are the ids of the latest reply's item and function call.
+each the `got` lines, the server's events in full. Ids are counted, so that every run gives the same; `$item` and
+`$call` in a step are the ids of the latest reply's item and function call.
 
 `RTC_SERVER_WRITE_GOLDEN=1 pytest tests/realtime/test_golden.py` writes the `got` lines anew: read the difference.
 """
