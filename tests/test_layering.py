@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.calls": (
         *("rtc_server.calls", "rtc_server.transports.base", "rtc_server.inference.client", "model.interface"),
         *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio", "rtc_server.rtp.elastic"),
+        "rtc_server.codecs.g711",
         *COMMON,
     ),
     "rtc_server.media": (
@@ -91,6 +92,8 @@ PURE = (
     "rtc_server.rtp",
     "rtc_server.codecs.base",
     "rtc_server.codecs.formats",
+    "rtc_server.codecs.g711",
+    "rtc_server.app.client_messages",
     "rtc_server.media.merge",
     "rtc_server.network.stun",
     "rtc_server.limits",
@@ -100,7 +103,7 @@ PURE = (
 )
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
-    *("plans", "transcripts", "contexts", "idle", "budget"),
+    *("plans", "transcripts", "contexts", "idle", "budget", "wire_audio", "endings"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
@@ -108,6 +111,7 @@ IMPURE_LIBRARIES = {
 }
 PURE_LIBRARIES = {
     "rtc_server.audio.resample": {"numpy", "av"},
+    "rtc_server.codecs.g711": {"numpy", "av"},
     "rtc_server.turns.vad_silero": {"numpy", "onnxruntime"},
     "rtc_server.turns.vad_webrtc": {"numpy", "webrtcvad"},
     "rtc_server.realtime": {"numpy", "pydantic"},
