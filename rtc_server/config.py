@@ -112,6 +112,9 @@ class ServerSection(Section):
     """TCP port for HTTP. Browsers allow the microphone over plain HTTP only on this machine. 0 takes a free one."""
     https_port: Port = 8443
     """TCP port for HTTPS, which phones and other machines need for the microphone. 0 takes a free one."""
+    realtime_port: Port = 8765
+    """One more TCP port for plain HTTP: where earlier servers had their WebSocket, so that clients that know only that
+    address find /v1/realtime there. 0 = none."""
     tls: bool = True
     """Listen on the HTTPS port too."""
     certs_dir: str = Field("certs", min_length=1)
@@ -135,6 +138,10 @@ class ServerSection(Section):
     def _ports_differ(self) -> ServerSection:
         if self.tls and self.http_port and self.http_port == self.https_port:
             raise ValueError(f"http_port and https_port are both {self.http_port}; they must differ")
+        if self.realtime_port:
+            for name in ("http_port", *(["https_port"] if self.tls else [])):
+                if getattr(self, name) == self.realtime_port:
+                    raise ValueError(f"{name} and realtime_port are both {self.realtime_port}; they must differ")
         return self
 
 

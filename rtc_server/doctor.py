@@ -112,6 +112,8 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
     """The TCP ports can be listened on."""
     server = settings.server
     ports = [("http", server.http_port)] + ([("https", server.https_port)] if server.tls else [])
+    if server.realtime_port:
+        ports.append(("realtime", server.realtime_port))
     for kind, port in ports:
         problem = _listen_problem(server.host, port)
         where = f"{server.host} port {port}" if port else f"{server.host}, any free port"

@@ -65,6 +65,7 @@ def test_every_command_explains_itself(command: str) -> None:
         "--insecure-no-auth",
         "--http-port",
         "--https-port",
+        "--realtime-port",
         "--no-tls",
         "--backend",
         "--max-calls",
@@ -279,7 +280,7 @@ def free_port() -> int:
 def test_serve_prints_one_line_when_ready_and_stops_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "rtc_server", "serve", "--backend", "echo", "--no-tls"]
-    command += ["--host", "127.0.0.1", "--http-port", str(port)]
+    command += ["--host", "127.0.0.1", "--http-port", str(port), "--realtime-port", "0"]
     server = subprocess.Popen(
         command,
         cwd=tmp_path,

@@ -112,6 +112,7 @@ def refusal(path: Path | None = None, **overrides: object) -> str:
         ("[turns]\nthreshold = 1.5\n", "less than or equal to 1"),
         ("[turns]\nvad = 'sillero'\n", "'gated', 'silero' or 'webrtcvad'"),
         ("[server]\nhttp_port = 8443\n", "http_port and https_port are both 8443; they must differ"),
+        ("[server]\nhttp_port = 8765\n", "http_port and realtime_port are both 8765; they must differ"),
         ("[engine]\nrestart_backoff_max_seconds = 0.1\n", "is less than restart_backoff_seconds"),
         ("[webrtc]\nhost_addresses = ['localhost']\n", "'localhost' is not an IP address"),
         ("[auth]\nallowed_origins = ['app.example']\n", "'app.example' is not an origin"),

@@ -20,7 +20,7 @@ NEEDED = tuple(weight for weight in CATALOGUE if weight.name == SILERO_VAD)
 
 def settings(**sections: dict[str, object]) -> Settings:
     defaults: dict[str, dict[str, object]] = {
-        "server": {"host": "127.0.0.1", "http_port": 0, "https_port": 0},
+        "server": {"host": "127.0.0.1", "http_port": 0, "https_port": 0, "realtime_port": 0},
         "webrtc": {"host_addresses": ["127.0.0.1"]},
     }
     merged = {name: {**defaults.get(name, {}), **sections.get(name, {})} for name in {*defaults, *sections}}

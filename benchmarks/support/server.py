@@ -107,7 +107,12 @@ def serving(
     Raises BenchmarkError when it does not become ready; what it printed is in the message."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RTC_SERVER_")}
-    for key, value in {"webrtc.host_addresses": ["127.0.0.1"], "auth.keys_file": "", **(overrides or {})}.items():
+    fixed: dict[str, object] = {
+        "webrtc.host_addresses": ["127.0.0.1"],
+        "auth.keys_file": "",
+        "server.realtime_port": 0,
+    }
+    for key, value in {**fixed, **(overrides or {})}.items():
         name = "RTC_SERVER__" + key.replace(".", "__").upper()
         environment[name] = value if isinstance(value, str) else json.dumps(value)
     command = [sys.executable, "-m", module, "serve", "--host", "127.0.0.1", "--no-tls"]

@@ -150,7 +150,7 @@ def ready_line(settings: Settings, engine: EngineClient, ports: Sequence[int], o
     lan = next((a for a in machine_addresses() if ":" not in a), local) if is_everywhere else local
     urls = [f"http://{local}:{ports[0]}"]
     if settings.server.tls:
-        urls.append(f"https://{lan}:{ports[-1]}")
+        urls.append(f"https://{lan}:{ports[1]}")
     how = f"backend {settings.engine.backend}, warm after {engine.load_seconds:.1f} s, {ACCESS[open_to]}"
     return f"rtc-server ready: {'  '.join(urls)}  ({how})"
 
@@ -177,16 +177,18 @@ async def _listen(runner: web.AppRunner, settings: Settings, servers: list[async
     """Open the ports, HTTP first; `servers` gets each as soon as it is open."""
     server = settings.server
     await runner.setup()
-    ports: list[tuple[int, ssl.SSLContext | None]] = [(server.http_port, None)]
+    ports: list[tuple[str, int, ssl.SSLContext | None]] = [("--http-port", server.http_port, None)]
     if server.tls:
-        ports.append((server.https_port, certs.ssl_context(certs.ensure_certificates(Path(server.certs_dir)))))
+        tls = certs.ssl_context(certs.ensure_certificates(Path(server.certs_dir)))
+        ports.append(("--https-port", server.https_port, tls))
+    if server.realtime_port:
+        ports.append(("--realtime-port (0 = none)", server.realtime_port, None))
     table = ConnectionTable(settings.limits, settings.auth.trusted_proxies)
-    for port, context in ports:
+    for option, port, context in ports:
         try:
             servers.append(await listen(runner, table, server.host, port, context))
         except OSError as error:
-            kind = "https" if context else "http"
             raise ConfigError(
                 f"Cannot listen on {server.host}:{port}: {error.strerror or error}. "
-                f"Is another server running? Choose another port with --{kind}-port."
+                f"Is another server running? Choose another port with {option}."
             ) from error

@@ -31,6 +31,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (server.host).")] = None,
     http_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="HTTP port (server.http_port).")] = None,
     https_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="HTTPS port (server.https_port).")] = None,
+    realtime_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="One more HTTP port, 0 = none (server.realtime_port).")
+    ] = None,
     tls: Annotated[
         bool | None, typer.Option("--tls/--no-tls", help="Listen on the HTTPS port too (server.tls).")
     ] = None,
@@ -61,6 +64,7 @@ def serve(
         "server.host": host,
         "server.http_port": http_port,
         "server.https_port": https_port,
+        "server.realtime_port": realtime_port,
         "server.tls": tls,
         "auth.insecure_no_auth": insecure_no_auth,
         "engine.backend": backend,

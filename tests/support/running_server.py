@@ -16,6 +16,7 @@ DEFAULTS: Mapping[str, object] = {
     "server.host": "127.0.0.1",
     "auth.keys_file": "",  # not the developer's own
     "server.tls": False,
+    "server.realtime_port": 0,  # a fixed port belongs to one server of the machine
     "engine.backend": "echo",
     "engine.isolation": "thread",
     "server.media_workers": 0,  # calls in this process too

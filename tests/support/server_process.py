@@ -31,6 +31,7 @@ DEFAULTS: Mapping[str, Value] = {
     "webrtc.host_addresses": ["127.0.0.1"],  # tests send nothing to any other address
     "server.shutdown_timeout_seconds": 3.0,
     "auth.keys_file": "",  # not the developer's own
+    "server.realtime_port": 0,  # a fixed port belongs to one server of the machine
 }
 
 
