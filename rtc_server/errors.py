@@ -23,6 +23,8 @@
         ├── CallEndedError            410 media_worker_lost
         ├── SdpTooLargeError          413 sdp_too_large
         ├── UnsupportedMediaTypeError 415 unsupported_media_type
+        ├── UpgradeRequiredError      426 upgrade_required
+        ├── SidebandLimitError        429 sideband_limit_reached
         └── RetryableError            with Retry-After
             ├── RateLimitedError          429 rate_limit_exceeded
             └── UnavailableError          503
@@ -214,6 +216,24 @@ class UnsupportedMediaTypeError(ApiError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UpgradeRequiredError(ApiError):
+    """The address speaks WebSocket only."""
+
+    status = 426
+    code = "upgrade_required"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Upgrade": "websocket"}
+
+
+class SidebandLimitError(ApiError):
+    """The call has as many sidebands as it may have."""
+
+    status = 429
+    code = "sideband_limit_reached"
 
 
 class RetryableError(ApiError):

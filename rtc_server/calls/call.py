@@ -11,9 +11,12 @@ from model.interface import EngineEvent, Pcm16
 from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
+from rtc_server.errors import CallNotFoundError, SidebandLimitError
 from rtc_server.inference.client import EngineClient
+from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.session import ServerVad, SessionConfig
-from rtc_server.transports.base import MediaTransport
+from rtc_server.realtime.words import Event
+from rtc_server.transports.base import EventObserver, MediaTransport
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.echo_guard import EchoGuard
 from rtc_server.turns.interruption import BargeIn
@@ -21,10 +24,16 @@ from rtc_server.turns.vad import VadFactory
 
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
-from .intents import CancelRequest, GrantAudio, Observe, SendEvent, SubmitRequest
+from .endings import farewell
+from .intents import CancelRequest, GrantAudio, Observe, SendAudio, SendEvent, SubmitRequest
 from .sessions import DEFAULT_OPTIONS, CallOptions, capabilities, initial_session
+from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
+
+MAX_SIDEBANDS = 4  # an application, its debugger, and two to spare; each gets a copy of every event
+FOR_THE_SENDER = ("error", "conversation.item.retrieved")  # nobody else asked, and a sideband gets no sound
+MAX_BACKLOG_MS = 500.0  # input that waits for the voice detector; a transport that can makes its client wait
 
 
 def new_id(prefix: str) -> str:
@@ -75,12 +84,26 @@ class Call:
                 response_timeout_seconds=settings.engine.response_timeout_seconds,
                 speculate=turns.speculation_silence_ms > 0,
                 responses_per_minute=settings.session.responses_per_minute,
+                audio_in_events=transport.carries_audio_in_events,
                 kept_audio_seconds=settings.session.kept_audio_seconds,
             ),
             on_session=self._on_session,
         )
         expires_at = int(self.created_at + settings.server.max_call_seconds)
-        self._client_events = ClientEvents(self.core, new_id, new_id("sess"), expires_at)
+        formats = session.audio
+        self._wire = WireAudio(info.sample_rate, formats.input.format.type, formats.output.format.type)
+        has_socket = transport.carries_audio_in_events
+        self._client_events = ClientEvents(
+            self.core,
+            new_id,
+            new_id("sess"),
+            expires_at,
+            append_audio=self._append_audio if has_socket else None,
+            decode_clip=self._wire.decode_clip,
+            max_bytes=MAX_SOCKET_MESSAGE_BYTES if has_socket else MAX_MESSAGE_BYTES,
+        )
+        self._sidebands: list[EventObserver] = []
+        self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
 
@@ -95,14 +118,44 @@ class Call:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._is_over = True
             self.core.close()
             self._drain()
-            await self._transport.close()
+            last = farewell(reason)
+            if last is not None:
+                self._send(self.core.announce.event("error", error=last))
+            for sideband in tuple(self._sidebands):
+                sideband.end(reason)
+            await self._transport.close(reason)
         return reason
 
-    async def hang_up(self) -> None:
-        """End the call from our side; `run` returns "hangup"."""
-        await self._transport.close()
+    async def hang_up(self, reason: str = "hangup") -> None:
+        """End the call from our side; `run` returns `reason`."""
+        await self._transport.close(reason)
+
+    # --- sidebands
+
+    def join(self, sideband: EventObserver) -> None:
+        """Events go to `sideband` too, `session.created` first. Raises SidebandLimitError or CallNotFoundError."""
+        if self._is_over:
+            raise CallNotFoundError(f"There is no call '{self.call_id}' any more.")
+        if len(self._sidebands) >= MAX_SIDEBANDS:
+            raise SidebandLimitError(f"The call has {MAX_SIDEBANDS} sidebands already; close one first.")
+        self._sidebands.append(sideband)
+        for event in self._client_events.opening():
+            sideband.send_event(event)
+
+    def leave(self, sideband: EventObserver) -> None:
+        """It is gone; the call goes on. Idempotent."""
+        if sideband in self._sidebands:
+            self._sidebands.remove(sideband)
+
+    def on_sideband_message(self, sideband: EventObserver, data: str | bytes, now: float) -> None:
+        """One message of a sideband. Never raises."""
+        try:
+            self._receive(data, now, sideband)
+        except Exception as error:  # called by whoever carries the messages of every other call too
+            self._transport.abort(error)
 
     # --- MediaSink
 
@@ -118,10 +171,15 @@ class Call:
         self._drain()
 
     def on_message(self, data: str | bytes, now: float) -> None:
-        events = self._client_events.receive(data, now)
-        for event in events:
-            self._transport.send_event(event)
-        self._drain()
+        if isinstance(data, bytes) and self._transport.carries_audio_in_events:
+            self._append_audio(data)
+            self._drain()
+        else:
+            self._receive(data, now, self._transport)
+
+    @property
+    def is_behind(self) -> bool:
+        return self._detector.backlog_ms > MAX_BACKLOG_MS
 
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         metrics.PLAYOUT_LATENESS.observe(lateness_seconds)
@@ -135,6 +193,35 @@ class Call:
         return frame
 
     # --- inside
+
+    def _receive(self, data: str | bytes, now: float, sender: EventObserver | MediaTransport) -> None:
+        """A client event: what it did is told to everybody, what was wrong with it or asked for only to its sender."""
+        for event in self._client_events.receive(data, now):
+            if event["type"] == "input_audio_buffer.cleared":
+                self._wire.clear_input()
+            if event["type"] in FOR_THE_SENDER:
+                sender.send_event(event)
+            else:
+                self._send(event)
+        self._drain()
+
+    def _send(self, event: Event) -> None:
+        self._transport.send_event(event)
+        for sideband in tuple(self._sidebands):
+            sideband.send_event(event)
+
+    def _append_audio(self, data: bytes) -> None:
+        """Input as it stands in `input_audio_buffer.append` or in a binary message."""
+        pcm = self._wire.decode(data)
+        if len(pcm):
+            self.core.receive_audio(pcm, asyncio.get_running_loop().time())
+
+    def _send_audio(self, event: Event, pcm: Pcm16, *, is_last: bool) -> None:
+        data = self._wire.encode(event["response_id"], pcm)
+        if is_last:
+            data += self._wire.finish(event["response_id"])
+        if data:
+            self._transport.send_audio(event, data)
 
     def _detector_config(self, session: SessionConfig) -> TurnDetectorConfig:
         turns = self._settings.turns
@@ -161,6 +248,7 @@ class Call:
 
     def _on_session(self, session: SessionConfig) -> None:
         self._detector.update(self._detector_config(session))
+        self._wire.set_formats(session.audio.input.format.type, session.audio.output.format.type)
 
     def _on_voice_judged(self) -> None:
         try:
@@ -189,7 +277,11 @@ class Call:
         for output in self.core.outputs():
             match output:
                 case SendEvent(event):
-                    self._transport.send_event(event)
+                    if event["type"] == "response.done":
+                        self._wire.finish(event["response"]["id"])  # cut off: the rest is of no use
+                    self._send(event)
+                case SendAudio(event, pcm, is_last):
+                    self._send_audio(event, pcm, is_last=is_last)
                 case SubmitRequest(request):
                     self._engine.submit(request, self._on_engine_event)
                 case CancelRequest(response_id):

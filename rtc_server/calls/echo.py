@@ -58,11 +58,13 @@ class EchoCall:
             self._vad.close()
             await self._transport.close()
 
-    async def hang_up(self) -> None:
-        """End the call from our side; `run` returns "hangup"."""
-        await self._transport.close()
+    async def hang_up(self, reason: str = "hangup") -> None:
+        """End the call from our side; `run` returns `reason`."""
+        await self._transport.close(reason)
 
     # --- MediaSink
+
+    is_behind = False
 
     def on_connected(self) -> None:
         self.connected.set()

@@ -98,7 +98,7 @@ class CallRegistry:
         self._is_closing = True
         try:
             async with asyncio.timeout(timeout_seconds):
-                await asyncio.gather(*(call.hang_up() for call in list(self._calls.values())))
+                await asyncio.gather(*(call.hang_up("shutdown") for call in list(self._calls.values())))
                 await self._idle.wait()
         except TimeoutError:
             log.warning("calls did not end in time", extra={"calls": len(self)})

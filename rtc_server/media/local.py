@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.codecs.opus import OpusOptions
 from rtc_server.config import Settings
@@ -14,9 +15,11 @@ from rtc_server.network.sockets import MediaSockets
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.sdp import Offer
 from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
+from rtc_server.transports.websocket import Sideband, SocketPeer, WebSocketTransport
 from rtc_server.turns.vad import VadFactory
 
-from .node import Answer, NodeLoad, OfferRequest
+from .channels import Line, WindowedChannel
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, OfferRequest
 
 ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
 MAX_SETUPS = 2  # calls set up at once: each costs 20 ms of CPU, in pieces that must fit between the ticks of the others
@@ -68,6 +71,24 @@ class LocalNode:
         self._transports[call.call_id] = transport
         return Answer(call.call_id, sdp)
 
+    async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
+        """See `MediaNode`."""
+        channel = WindowedChannel(peer)
+        channel.connect(*self.join(request, channel))
+        return channel
+
+    def join(self, request: ChannelRequest, peer: SocketPeer) -> tuple[str, Line]:
+        """The id of a new or running call, and the call's end of a channel to it. Raises like `open_channel`."""
+        if request.call_id is None:
+            return self._start(request, peer)
+        call = self.registry.get(request.call_id)
+        if not isinstance(call, Call):
+            raise CallNotFoundError("An echo test takes no events.")
+        sideband = Sideband(peer, self._resources.pacer)
+        call.join(sideband)
+        sideband.attach(lambda data, now: call.on_sideband_message(sideband, data, now), lambda: call.leave(sideband))
+        return call.call_id, sideband
+
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
         return await self._transport(call_id).restart_ice(offer)
@@ -88,6 +109,15 @@ class LocalNode:
         """See `MediaNode`."""
         await self.registry.close(timeout_seconds)
         self._resources.close()
+
+    def _start(self, request: ChannelRequest, peer: SocketPeer) -> tuple[str, Line]:
+        slot = self.registry.reserve()
+        try:
+            transport = WebSocketTransport(peer, self._resources.pacer, is_binary=request.is_binary)
+            call = slot.start(transport, "conversation", request.options)
+        finally:
+            slot.release()
+        return call.call_id, transport
 
     def _on_end(self, call_id: str) -> None:
         self._transports.pop(call_id, None)

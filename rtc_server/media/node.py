@@ -40,10 +40,12 @@ class ChannelPeer(Protocol):
     """The end of a channel that signaling holds. Called on the event loop; must not block."""
 
     def on_data(self, data: str | bytes) -> None:
-        """One message for the client: an event as JSON text, or raw audio."""
+        """One message for the client: an event as JSON text, or raw audio. The first may come before `open_channel`
+        returns."""
 
     def on_closed(self, code: int, reason: str) -> None:
-        """The channel is over, for any reason but `Channel.close`. `code` is a WebSocket close code."""
+        """The channel is over, for any reason but `Channel.close`. `code` is a WebSocket close code, `reason` a word
+        such as "hangup"."""
 
 
 class Channel(Protocol):
@@ -53,11 +55,11 @@ class Channel(Protocol):
     def call_id(self) -> str: ...
 
     async def send(self, data: str | bytes) -> None:
-        """One message of the client. Waits while the call has too much unread; nothing is dropped. After the channel is
-        over it returns at once."""
+        """One message of the client, short enough to be worked on at once (`app.client_messages` cuts them). Waits
+        while the call has too much unread; nothing is dropped. After the channel is over it returns at once."""
 
-    def acknowledge(self, num_bytes: int) -> None:
-        """That much of what `on_data` got has reached the client: a call whose client does not read is ended."""
+    def acknowledge(self, size: int) -> None:
+        """A message of that `len` that `on_data` got has reached the client: one that does not read loses its call."""
 
     def close(self) -> None:
         """The client is gone. Ends the call, or only the sideband. Idempotent."""
@@ -93,6 +95,10 @@ class MediaNode(Protocol):
 
     async def answer(self, request: OfferRequest) -> Answer:
         """Set a call up. Raises ServerFullError, NotReadyError, NetworkError or InvalidSdpError."""
+
+    async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
+        """Start a call over a WebSocket, or join one that runs. Raises ServerFullError or NotReadyError for a new call,
+        CallNotFoundError or SidebandLimitError for a sideband. Cancelled or failed, nothing is left behind."""
 
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """A new answer for a running call. Raises CallNotFoundError or InvalidSdpError."""

@@ -10,6 +10,7 @@ import logging
 import socket
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,8 +20,9 @@ from rtc_server.errors import CallEndedError, NotReadyError
 from rtc_server.inference.wire import FrameReader, encode
 from rtc_server.transports.sdp import Offer
 
-from .node import Answer, NodeLoad, OfferRequest
-from .wire import ConfigureWorker, Reply, Request, WorkerLoad
+from .channels import WindowedChannel
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, OfferRequest
+from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, WorkerLoad
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ FIRST_BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 10.0
 STABLE_SECONDS = 30.0
 REQUEST_TIMEOUT_SECONDS = 20.0  # longer than the slowest set-up; a worker that does not answer by then hangs
+WORKER_LOST = "media_worker_lost"
+INTERNAL_ERROR = 1011  # WebSocket close code
 LOST_CALLS_KEPT = 1_024  # ids of calls that died with their worker: the client is told 410 instead of 404
 
 
@@ -47,6 +51,8 @@ class ProcessNode:
         self._num_answering = 0
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._new_calls: dict[int, Callable[[Any], str]] = {}  # by the request that starts one: its id, from the result
+        self._channels: dict[int, WindowedChannel] = {}
         self._next_number = 0
         self._is_ready = False
         self._ready = asyncio.Event()
@@ -82,11 +88,30 @@ class ProcessNode:
         """See `MediaNode`."""
         self._num_answering += 1
         try:
-            answer: Answer = await self._ask("answer", request)
+            answer: Answer = await self._ask("answer", request, new_call=lambda answer: str(answer.call_id))
         finally:
             self._num_answering -= 1
-        self._calls.add(answer.call_id)
         return answer
+
+    async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
+        """See `MediaNode`."""
+        if request.call_id is not None:
+            self._check_not_lost(request.call_id)
+        self._next_number += 1
+        number = self._next_number
+        channel = self._channels[number] = WindowedChannel(peer, lambda: self._forget_channel(number))
+        is_new = request.call_id is None
+        self._num_answering += is_new
+        try:
+            call_id = await self._ask("open_channel", number, request, new_call=str if is_new else None)
+        except BaseException:  # refused, or nobody waits any more: the worker may have opened it
+            channel.close()
+            self._write(ChannelClosed(number))
+            raise
+        finally:
+            self._num_answering -= is_new
+        channel.connect(call_id, _RemoteLine(number, self._write))
+        return channel
 
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
@@ -122,14 +147,20 @@ class ProcessNode:
                     self._process.kill()
             await asyncio.gather(self._supervisor, return_exceptions=True)
 
+    def _forget_channel(self, number: int) -> None:
+        self._channels.pop(number, None)
+
     # --- requests
 
     async def _ask_about(self, call_id: str, method: str, *arguments: object) -> Any:
-        if call_id in self._lost:
-            raise CallEndedError("The media worker that carried this call was lost, and the call with it.")
+        self._check_not_lost(call_id)
         return await self._ask(method, call_id, *arguments)
 
-    async def _ask(self, method: str, *arguments: object) -> Any:
+    def _check_not_lost(self, call_id: str) -> None:
+        if call_id in self._lost:
+            raise CallEndedError("The media worker that carried this call was lost, and the call with it.")
+
+    async def _ask(self, method: str, *arguments: object, new_call: Callable[[Any], str] | None = None) -> Any:
         writer = self._writer
         if writer is None or writer.is_closing():
             raise NotReadyError("A media worker is being restarted; try again in a moment.", retry_after=1)
@@ -137,6 +168,8 @@ class ProcessNode:
         number = self._next_number
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
+        if new_call is not None:
+            self._new_calls[number] = new_call
         try:
             writer.write(encode(Request(number, method, arguments)))
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
@@ -145,6 +178,11 @@ class ProcessNode:
             raise NotReadyError("A media worker does not answer; try again in a moment.", retry_after=5) from None
         finally:
             self._replies.pop(number, None)
+            self._new_calls.pop(number, None)
+
+    def _write(self, message: object) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode(message))
 
     # --- supervision
 
@@ -205,9 +243,21 @@ class ProcessNode:
                 reply = self._replies.get(number)
                 if reply is not None and not reply.done():
                     if failure is None:
+                        # Counted here and not where it is waited for: its end may be the very next message.
+                        if number in self._new_calls:
+                            self._calls.add(self._new_calls[number](result))
                         reply.set_result(result)
                     else:
                         reply.set_exception(failure.error())
+            case ChannelData(number, data):
+                if number in self._channels:
+                    self._channels[number].on_data(data)
+            case ChannelRead(number, size):
+                if number in self._channels:
+                    self._channels[number].on_read(size)
+            case ChannelClosed(number, code, reason):
+                if number in self._channels:
+                    self._channels[number].on_closed(code, reason)
             case WorkerLoad(is_ready, ended):
                 self._is_ready = is_ready
                 if is_ready:
@@ -217,12 +267,14 @@ class ProcessNode:
     def _lose_calls(self) -> None:
         self._is_ready = False
         if self._calls and not self._closing.is_set():
-            metrics.CALLS_ENDED.labels("media_worker_lost").inc(len(self._calls))
+            metrics.CALLS_ENDED.labels(WORKER_LOST).inc(len(self._calls))
             log.error("calls lost with their media worker", extra={"calls": len(self._calls)})
         self._lost.update(dict.fromkeys(self._calls))
         while len(self._lost) > LOST_CALLS_KEPT:
             self._lost.popitem(last=False)
         self._calls.clear()
+        for channel in list(self._channels.values()):
+            channel.on_closed(INTERNAL_ERROR, WORKER_LOST)
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(NotReadyError("A media worker was lost; try again in a moment.", retry_after=1))
@@ -238,3 +290,20 @@ class ProcessNode:
                 process.kill()
         await waiting
         self._process = None
+
+
+class _RemoteLine:
+    """A call's end of a channel, in the worker."""
+
+    def __init__(self, number: int, write: Callable[[object], None]) -> None:
+        self._number = number
+        self._write = write
+
+    def receive(self, data: str | bytes) -> None:
+        self._write(ChannelData(self._number, data))
+
+    def acknowledge(self, size: int) -> None:
+        self._write(ChannelRead(self._number, size))
+
+    def disconnect(self) -> None:
+        self._write(ChannelClosed(self._number))

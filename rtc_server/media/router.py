@@ -10,7 +10,7 @@ from rtc_server import metrics
 from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError, ServerFullError
 from rtc_server.transports.sdp import Offer
 
-from .node import Answer, MediaNode, NodeLoad, OfferRequest
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, MediaNode, NodeLoad, OfferRequest
 from .owners import Caller, CallOwners
 
 RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
@@ -59,10 +59,24 @@ class MediaRouter:
         except ApiError as error:
             metrics.CALLS_REFUSED.labels(error.code).inc()
             raise
-        self._where[answer.call_id] = node
-        while len(self._where) > MAX_KNOWN_CALLS:
-            self._where.popitem(last=False)
+        self._remember(answer.call_id, node)
         return answer
+
+    async def open_channel(self, request: ChannelRequest, peer: ChannelPeer, caller: Caller) -> Channel:
+        """A new call goes to the least loaded node, a sideband to its call. Raises like `answer`, CallNotFoundError and
+        what the node raises."""
+        if request.call_id is not None:
+            return await self._node(request.call_id).open_channel(request, peer)
+        try:
+            with self.owners.admit(caller) as started:
+                node = self._choose()
+                channel = await node.open_channel(request, peer)
+                started(channel.call_id)
+        except ApiError as error:
+            metrics.CALLS_REFUSED.labels(error.code).inc()
+            raise
+        self._remember(channel.call_id, node)
+        return channel
 
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
@@ -98,6 +112,11 @@ class MediaRouter:
             message = f"All {self._max_calls} lines are busy."
             raise ServerFullError(message, retry_after=RETRY_AFTER_SECONDS)
         return self.nodes[index]
+
+    def _remember(self, call_id: str, node: MediaNode) -> None:
+        self._where[call_id] = node
+        while len(self._where) > MAX_KNOWN_CALLS:
+            self._where.popitem(last=False)
 
     def _node(self, call_id: str) -> MediaNode:
         try:

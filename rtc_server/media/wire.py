@@ -51,6 +51,32 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelData:
+    """One message on a channel, in either direction. Channels are numbered by signaling."""
+
+    channel: int
+    data: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRead:
+    """The other side is done with a message: the call has worked on it (`size` is its weight), or it has reached the
+    client (its length)."""
+
+    channel: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClosed:
+    """The channel is over. From signaling: the client is gone. From a worker: with the close code for the client."""
+
+    channel: int
+    code: int = 1000
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """An error that can be sent."""
 

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from rtc_server import logs, metrics
@@ -20,9 +21,11 @@ from rtc_server.errors import ApiError
 from rtc_server.inference.remote import RemoteEngineClient
 from rtc_server.inference.wire import FrameReader, encode
 
+from .channels import Line
 from .local import LocalNode
+from .node import ChannelRequest
 from .parts import engine_settings, vad_factory
-from .wire import ConfigureWorker, Failure, Reply, Request, WorkerLoad
+from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Failure, Reply, Request, WorkerLoad
 
 log = logging.getLogger("rtc_server.media.worker")
 
@@ -40,6 +43,7 @@ class Worker:
         self._writer = writer
         self._frames = FrameReader()
         self._node: LocalNode | None = None
+        self._lines: dict[int, Line] = {}
 
     async def run(self) -> None:
         """Serve until the signaling process closes its end."""
@@ -64,8 +68,7 @@ class Worker:
                 try:
                     while messages is not None:
                         for message in messages:
-                            assert isinstance(message, Request)
-                            tasks.create_task(self._serve(node, message), name=f"request-{message.method}")
+                            self._handle(node, message, tasks)
                         messages = await self._read()
                 finally:
                     await node.close(CLOSE_SECONDS)
@@ -89,6 +92,39 @@ class Worker:
             messages = self._frames.feed(data)
             if messages:
                 return messages
+
+    def _handle(self, node: LocalNode, message: object, tasks: asyncio.TaskGroup) -> None:
+        """Channels at once, in the order of their messages; requests each in a task."""
+        match message:
+            case Request(method="open_channel"):
+                self._open_channel(node, message)
+            case Request():
+                tasks.create_task(self._serve(node, message), name=f"request-{message.method}")
+            case ChannelData(channel, data):
+                if channel in self._lines:
+                    self._lines[channel].receive(data)
+            case ChannelRead(channel, size):
+                if channel in self._lines:
+                    self._lines[channel].acknowledge(size)
+            case ChannelClosed(channel):
+                line = self._lines.pop(channel, None)
+                if line is not None:
+                    line.disconnect()
+            case _:
+                raise ValueError(f"unknown message {type(message).__name__}")
+
+    def _open_channel(self, node: LocalNode, message: Request) -> None:
+        number, request = message.arguments
+        assert isinstance(number, int)
+        assert isinstance(request, ChannelRequest)
+        try:
+            call_id, self._lines[number] = node.join(request, _ChannelPeer(number, self._send, self._lines))
+        except Exception as error:
+            if not isinstance(error, ApiError):  # a bug must fail this request and nothing else
+                log.exception("a request failed", extra={"method": message.method})
+            self._send(Reply(message.number, failure=Failure.of(error)))
+        else:
+            self._send(Reply(message.number, call_id))
 
     async def _serve(self, node: LocalNode, request: Request) -> None:
         try:
@@ -116,6 +152,25 @@ class Worker:
     def _send(self, message: object) -> None:
         if not self._writer.is_closing():
             self._writer.write(encode(message))
+
+
+class _ChannelPeer:
+    """A `SocketPeer` whose WebSocket is in the signaling process."""
+
+    def __init__(self, number: int, send: Callable[[object], None], lines: dict[int, Line]) -> None:
+        self._number = number
+        self._send = send
+        self._lines = lines
+
+    def on_data(self, data: str | bytes) -> None:
+        self._send(ChannelData(self._number, data))
+
+    def on_read(self, weight: int) -> None:
+        self._send(ChannelRead(self._number, weight))
+
+    def on_closed(self, code: int, reason: str) -> None:
+        self._lines.pop(self._number, None)
+        self._send(ChannelClosed(self._number, code, reason))
 
 
 def prepare_process(configure: ConfigureWorker) -> None:

@@ -28,6 +28,10 @@ class MediaSink(Protocol):
     def on_message(self, data: str | bytes, now: float) -> None:
         """One message of the event channel, as the peer sent it."""
 
+    @property
+    def is_behind(self) -> bool:
+        """It has more input than it has looked at; a transport that can make its peer wait does."""
+
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         """The next 20 ms of output at the transport's playout rate; `lateness_seconds` behind its due time."""
 
@@ -39,9 +43,14 @@ class MediaTransport(Protocol):
     def playout_sample_rate(self) -> int:
         """Rate in Hz of the frames it pulls."""
 
+    @property
+    def carries_audio_in_events(self) -> bool:
+        """Audio travels beside the events, in the session's formats, and the peer owns the playback: binary messages
+        are input, `send_audio` is output. The frames that it pulls are only a model of the peer's playback."""
+
     async def run(self, sink: MediaSink) -> str:
-        """Carry media and events until the peer is gone or `close` is called. Returns the reason: one of
-        "hangup", "peer_closed", "setup_timeout", "connection_failed", "client_not_reading"."""
+        """Carry media and events until the peer is gone or `close` is called. Returns the reason: that of `close`, or
+        one of "peer_closed", "setup_timeout", "connection_failed", "client_not_reading"."""
 
     def fill_input(self, now: float) -> None:
         """The sink plays its input in real time and has nothing left: a frame that is missing is made up now, through
@@ -50,8 +59,23 @@ class MediaTransport(Protocol):
     def send_event(self, event: Event) -> None:
         """Send one event; dropped when the channel is not open. A peer that does not read is disconnected."""
 
+    def send_audio(self, event: Event, data: bytes) -> None:
+        """Send the next bytes of a response's sound; `event` is its `response.output_audio.delta` without the `delta`.
+        Only where `carries_audio_in_events`; dropped and limited like events."""
+
     def abort(self, error: Exception) -> None:
         """End the call because of a bug of ours: `run` raises `error`, which ends this call and no other."""
 
-    async def close(self) -> None:
-        """End the connection and free sockets and tasks. Idempotent; makes `run` return."""
+    async def close(self, reason: str = "hangup") -> None:
+        """End the connection and free sockets and tasks. Idempotent; makes `run` return the first `reason`. A peer that
+        can be told why is told the latest."""
+
+
+class EventObserver(Protocol):
+    """Somebody who follows a call's events without being its peer, and may send events: a sideband."""
+
+    def send_event(self, event: Event) -> None:
+        """Send one event. An observer that does not read is disconnected; the call goes on."""
+
+    def end(self, reason: str) -> None:
+        """The call is over."""

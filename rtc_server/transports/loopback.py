@@ -20,6 +20,7 @@ class LoopbackTransport:
     Frames are pulled in real time, one per 20 ms, from `run` until `close`."""
 
     playout_sample_rate = PLAYOUT_SAMPLE_RATE
+    carries_audio_in_events = False
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -59,10 +60,13 @@ class LoopbackTransport:
         if len(self.events) < MAX_KEPT:
             self.events.append(event)
 
+    def send_audio(self, event: Event, data: bytes) -> None:
+        """See `MediaTransport.send_audio`: never asked, audio is pulled."""
+
     def abort(self, error: Exception) -> None:
         if not self._reason.done():
             self._reason.set_exception(error)
 
-    async def close(self) -> None:
+    async def close(self, reason: str = "hangup") -> None:
         if not self._reason.done():
-            self._reason.set_result("hangup")
+            self._reason.set_result(reason)

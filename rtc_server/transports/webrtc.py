@@ -77,6 +77,8 @@ class WebRtcOptions:
 class WebRtcTransport:
     """A `MediaTransport`. `answer` once, then `run` until the peer is gone, then `close`."""
 
+    carries_audio_in_events = False
+
     def __init__(self, options: WebRtcOptions, resources: MediaResources) -> None:
         servers = [RTCIceServer(urls=[url]) for url in options.ice_servers]
         # Always pass the list: aiortc's default configuration names a public STUN server.
@@ -183,14 +185,17 @@ class WebRtcTransport:
             return
         channel.send(json.dumps(event, separators=(",", ":"), ensure_ascii=False))
 
+    def send_audio(self, event: Event, data: bytes) -> None:
+        """See `MediaTransport.send_audio`: never asked, audio is RTP."""
+
     def abort(self, error: Exception) -> None:
         """See `MediaTransport.abort`."""
         if not self._ended.done():
             self._ended.set_exception(error)
 
-    async def close(self) -> None:
+    async def close(self, reason: str = "hangup") -> None:
         """See `MediaTransport.close`."""
-        self._end("hangup")
+        self._end(reason)
         if self._is_closed:
             return
         self._is_closed = True

@@ -89,6 +89,11 @@ class TurnDetector:
         return self._received
 
     @property
+    def backlog_ms(self) -> float:
+        """Input that waits for the voice detector."""
+        return (self._received - self._judged) / SAMPLES_PER_MS if self._config.is_enabled else 0.0
+
+    @property
     def last_voiced_sample(self) -> int:
         """Where the latest voice ended, the voice detector's lag taken off once silence has begun."""
         return self._voice_end

@@ -17,8 +17,9 @@ from rtc_server.errors import (
     RateLimitedError,
     ServerFullError,
 )
+from rtc_server.media.channels import WindowedChannel
 from rtc_server.media.merge import merge
-from rtc_server.media.node import Answer, NodeLoad, OfferRequest
+from rtc_server.media.node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, OfferRequest
 from rtc_server.media.owners import Caller, controls
 from rtc_server.media.router import MediaRouter, least_loaded
 from rtc_server.media.wire import Failure
@@ -26,6 +27,24 @@ from rtc_server.transports.sdp import Offer
 
 CALLER = Caller(("key", "k1"))
 REQUEST = OfferRequest(Offer("", (), False, 0), ())
+
+
+class NoPeer:
+    """A `ChannelPeer` for channels on which nothing happens."""
+
+    def on_data(self, data: str | bytes) -> None: ...
+
+    def on_closed(self, code: int, reason: str) -> None: ...
+
+
+class NoLine:
+    """The other end of such a channel."""
+
+    def receive(self, data: str | bytes) -> None: ...
+
+    def acknowledge(self, size: int) -> None: ...
+
+    def disconnect(self) -> None: ...
 
 
 class CountingNode:
@@ -36,6 +55,7 @@ class CountingNode:
         self.calls = calls
         self.is_ready = is_ready
         self.hung_up: list[str] = []
+        self.joined: list[str | None] = []
 
     @property
     def load(self) -> NodeLoad:
@@ -47,6 +67,13 @@ class CountingNode:
     async def answer(self, request: OfferRequest) -> Answer:
         self.calls += 1
         return Answer(f"{self.name}-{self.calls}", "v=0")
+
+    async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
+        self.joined.append(request.call_id)
+        self.calls += request.call_id is None
+        channel = WindowedChannel(peer)
+        channel.connect(request.call_id or f"{self.name}-{self.calls}", NoLine())
+        return channel
 
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         return self.name
@@ -84,6 +111,21 @@ async def test_calls_spread_evenly_and_are_found_again() -> None:
     assert nodes[1].hung_up == [answers[1].call_id]
     with pytest.raises(CallNotFoundError):
         await router.hang_up("rtc_unknown")
+
+
+async def test_channels_spread_like_calls_and_sidebands_go_to_their_call() -> None:
+    nodes = [CountingNode("a"), CountingNode("b")]
+    router = opened(nodes, max_calls=4)
+    calls = [(await router.open_channel(ChannelRequest(), NoPeer(), CALLER)).call_id for _ in range(4)]
+    assert [node.calls for node in nodes] == [2, 2]
+    for call_id in calls:
+        await router.open_channel(ChannelRequest(call_id), NoPeer(), CALLER)
+    assert nodes[0].joined == [None, None, calls[0], calls[2]]
+    with pytest.raises(CallNotFoundError):
+        await router.open_channel(ChannelRequest("rtc_unknown"), NoPeer(), CALLER)
+    with pytest.raises(ServerFullError):
+        await router.open_channel(ChannelRequest(), NoPeer(), CALLER)
+    assert router.owners.of(calls[0]) == CALLER.owner
 
 
 async def test_the_limit_is_the_machines_not_the_nodes() -> None:
