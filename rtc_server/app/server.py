@@ -29,7 +29,7 @@ from rtc_server.media.router import MediaRouter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 
-from . import calls, client_secrets, health
+from . import calls, client_secrets, health, realtime_ws
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import Guard, guarded, install
@@ -123,6 +123,8 @@ def create_app(context: AppContext) -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(calls.routes)
     app.add_routes(client_secrets.routes)
+    app.add_routes(realtime_ws.routes)
+    app.cleanup_ctx.append(realtime_ws.parser_pool)
     app.add_routes(health.routes)
     app.router.add_get("/", _index)
     app.router.add_static("/static/", web_dir(), append_version=False)
