@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from datetime import UTC, datetime
 
 from model.interface import EngineEvent, Pcm16
 from rtc_server import metrics
@@ -13,7 +14,9 @@ from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, SidebandLimitError
 from rtc_server.inference.client import EngineClient
+from rtc_server.realtime.dialects import BetaDialect, Dialect, PlainDialect
 from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
+from rtc_server.realtime.rtvi import RtviDialect
 from rtc_server.realtime.session import ServerVad, SessionConfig
 from rtc_server.realtime.words import Event
 from rtc_server.transports.base import EventObserver, MediaTransport
@@ -26,7 +29,7 @@ from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .endings import farewell
 from .intents import CancelRequest, GrantAudio, Observe, SendAudio, SendEvent, SubmitRequest
-from .sessions import DEFAULT_OPTIONS, CallOptions, capabilities, initial_session
+from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, initial_session
 from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,13 @@ MAX_BACKLOG_MS = 500.0  # input that waits for the voice detector; a transport t
 def new_id(prefix: str) -> str:
     """A random id that cannot be guessed: "rtc_9Xb2..."."""
     return f"{prefix}_{secrets.token_urlsafe(15)}"
+
+
+def create_dialect(name: EventDialect) -> Dialect:
+    """The words of one call's event channel."""
+    if name == "rtvi":
+        return RtviDialect(lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
+    return BetaDialect() if name == "realtime-beta" else PlainDialect()
 
 
 class Call:
@@ -102,6 +112,9 @@ class Call:
             decode_clip=self._wire.decode_clip,
             max_bytes=MAX_SOCKET_MESSAGE_BYTES if has_socket else MAX_MESSAGE_BYTES,
         )
+        self._dialect = create_dialect(options.dialect)
+        self._leaving: asyncio.Task[None] | None = None
+        self._has_taken_leave = False
         self._sidebands: list[EventObserver] = []
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -126,11 +139,17 @@ class Call:
                 self._send(self.core.announce.event("error", error=last))
             for sideband in tuple(self._sidebands):
                 sideband.end(reason)
-            await self._transport.close(reason)
+            await self.hang_up(reason)
+            if self._leaving is not None:
+                await self._leaving
         return reason
 
     async def hang_up(self, reason: str = "hangup") -> None:
         """End the call from our side; `run` returns `reason`."""
+        if not self._has_taken_leave:
+            self._has_taken_leave = True
+            for message in self._dialect.farewell():
+                self._transport.send_event(message)
         await self._transport.close(reason)
 
     # --- sidebands
@@ -164,7 +183,7 @@ class Call:
 
     def on_channel_open(self) -> None:
         for event in self._client_events.opening():
-            self._transport.send_event(event)
+            self._send(event)
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
@@ -174,8 +193,14 @@ class Call:
         if isinstance(data, bytes) and self._transport.carries_audio_in_events:
             self._append_audio(data)
             self._drain()
-        else:
-            self._receive(data, now, self._transport)
+            return
+        inbound = self._dialect.from_client(data)
+        for message in inbound.replies:
+            self._transport.send_event(message)
+        for event in inbound.events:
+            self._receive(event, now)
+        if inbound.ends_call and self._leaving is None:
+            self._leaving = asyncio.create_task(self.hang_up(), name=f"leaving-{self.call_id}")
 
     @property
     def is_behind(self) -> bool:
@@ -194,21 +219,28 @@ class Call:
 
     # --- inside
 
-    def _receive(self, data: str | bytes, now: float, sender: EventObserver | MediaTransport) -> None:
-        """A client event: what it did is told to everybody, what was wrong with it or asked for only to its sender."""
+    def _receive(self, data: str | bytes, now: float, sideband: EventObserver | None = None) -> None:
+        """A client event, of the peer unless of a sideband: what it did is told to everybody, what was wrong with it or
+        asked for only to its sender."""
         for event in self._client_events.receive(data, now):
             if event["type"] == "input_audio_buffer.cleared":
                 self._wire.clear_input()
-            if event["type"] in FOR_THE_SENDER:
-                sender.send_event(event)
-            else:
+            if event["type"] not in FOR_THE_SENDER:
                 self._send(event)
+            elif sideband is None:
+                self._send_to_peer(event)
+            else:
+                sideband.send_event(event)
         self._drain()
 
     def _send(self, event: Event) -> None:
-        self._transport.send_event(event)
+        self._send_to_peer(event)
         for sideband in tuple(self._sidebands):
             sideband.send_event(event)
+
+    def _send_to_peer(self, event: Event) -> None:
+        for message in self._dialect.to_client(event):
+            self._transport.send_event(message)
 
     def _append_audio(self, data: bytes) -> None:
         """Input as it stands in `input_audio_buffer.append` or in a binary message."""
@@ -221,7 +253,8 @@ class Call:
         if is_last:
             data += self._wire.finish(event["response_id"])
         if data:
-            self._transport.send_audio(event, data)
+            for message in self._dialect.to_client(event):
+                self._transport.send_audio(message, data)
 
     def _detector_config(self, session: SessionConfig) -> TurnDetectorConfig:
         turns = self._settings.turns
