@@ -20,10 +20,16 @@
         ├── ModelNotFoundError        404 model_not_found
         ├── NotEnabledError           404 not_enabled
         ├── RequestTimeoutError       408 request_timeout
+        ├── ConflictError             409
+        │   ├── CallNotRingingError       call_not_ringing
+        │   └── ListenerError             listener_not_possible
         ├── CallEndedError            410 media_worker_lost
+        ├── PreconditionFailedError   412 precondition_failed
         ├── SdpTooLargeError          413 sdp_too_large
         ├── UnsupportedMediaTypeError 415 unsupported_media_type
+        ├── UnprocessableError        422 unprocessable
         ├── UpgradeRequiredError      426 upgrade_required
+        ├── PreconditionRequiredError 428 precondition_required
         ├── SidebandLimitError        429 sideband_limit_reached
         └── RetryableError            with Retry-After
             ├── RateLimitedError          429 rate_limit_exceeded
@@ -195,6 +201,46 @@ class NotEnabledError(ApiError):
 
     status = 404
     code = "not_enabled"
+
+
+class ConflictError(ApiError):
+    """The call is not in a state for this."""
+
+    status = 409
+    code = "conflict"
+
+
+class CallNotRingingError(ConflictError):
+    """Only a ringing telephone call can be accepted, rejected or referred."""
+
+    code = "call_not_ringing"
+
+
+class ListenerError(ConflictError):
+    """The call has a listener already, or hears its replies itself."""
+
+    code = "listener_not_possible"
+
+
+class PreconditionFailedError(ApiError):
+    """`If-Match` names an ICE session that is over."""
+
+    status = 412
+    code = "precondition_failed"
+
+
+class PreconditionRequiredError(ApiError):
+    """This needs an `If-Match`."""
+
+    status = 428
+    code = "precondition_required"
+
+
+class UnprocessableError(ApiError):
+    """The request is understood, and asks for something that it does not contain."""
+
+    status = 422
+    code = "unprocessable"
 
 
 class CallEndedError(ApiError):

@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "rtc_server.inference",
         ),
         *("rtc_server.codecs.opus", "rtc_server.turns", "rtc_server.realtime", "rtc_server.logs", "model.weights"),
+        *("rtc_server.audio.playout", "model.interface"),
         *COMMON,
     ),
     # the outside: wires everything together, once
@@ -59,7 +60,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *COMMON,
     ),
     "rtc_server.app": (
-        *("rtc_server.app", "rtc_server.media", "rtc_server.transports.sdp", "rtc_server.inference"),
+        *("rtc_server.app", "rtc_server.media", "rtc_server.inference"),
+        *("rtc_server.transports.sdp", "rtc_server.transports.fragments"),
         *(
             "rtc_server.realtime",
             "rtc_server.calls.sessions",
@@ -89,6 +91,9 @@ PURE = (
     "rtc_server.turns",
     "rtc_server.realtime",
     "rtc_server.transports.sdp",
+    "rtc_server.transports.fragments",
+    "rtc_server.transports.video",
+    "rtc_server.app.forms",
     "rtc_server.rtp",
     "rtc_server.codecs.base",
     "rtc_server.codecs.formats",

@@ -1,56 +1,44 @@
-"""Signaling: offers in, answers out, and the end of a call. WebRTC calls of the Realtime API and `/api/offer`."""
+"""Signaling of the Realtime API: calls are made, changed and ended. Offers themselves are read in `offers`."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
-from rtc_server import metrics
-from rtc_server.calls.sessions import CallOptions
-from rtc_server.errors import (
-    ApiError,
-    InvalidJsonError,
-    InvalidSdpError,
-    NotEnabledError,
-    UnsupportedMediaTypeError,
-)
-from rtc_server.media.node import Answer, CallKind, OfferRequest
-from rtc_server.network.addresses import machine_addresses
-from rtc_server.transports.sdp import Offer, validate_fragment, validate_offer
+from rtc_server.errors import CallNotFoundError, CallNotRingingError, InvalidParameterError, UnsupportedMediaTypeError
+from rtc_server.media.node import CallKind
+from rtc_server.transports.fragments import read_fragment
 
 from .context import CONTEXT
-from .principal import PRINCIPAL
-from .remote import is_same_host
+from .forms import read_form
+from .offers import (
+    OfferTaker,
+    call_options,
+    read_json,
+    read_json_object,
+    require_echo_test,
+    session_of,
+)
 
 routes = web.RouteTableDef()
 
+FORM_PARTS = ("sdp", "session")
+
 
 @routes.post("/v1/realtime/calls")
+@routes.post("/v1/realtime")
 async def create_call(request: web.Request) -> web.Response:
-    """Raw SDP offer -> 201, the answer, and the call's address in `Location`."""
+    """An SDP offer, raw or as a form with the session beside it -> 201, the answer, and the call's address in
+    `Location`. `/v1/realtime` is what older clients ask."""
     return await _create(request, "conversation")
 
 
 @routes.post("/v1/echo")
 async def create_echo(request: web.Request) -> web.Response:
     """The same for a call that plays the caller's own audio back."""
-    _require_echo_test(request)
+    require_echo_test(request)
     return await _create(request, "echo")
-
-
-@routes.post("/api/offer")
-async def create_call_json(request: web.Request) -> web.Response:
-    """`{"sdp", "type": "offer"}` -> `{"sdp", "type": "answer", "pc_id"}`, for simple clients and load generators."""
-    return await _create_json(request, "conversation")
-
-
-@routes.post("/api/echo")
-async def create_echo_json(request: web.Request) -> web.Response:
-    """The same for a call that plays the caller's own audio back."""
-    _require_echo_test(request)
-    return await _create_json(request, "echo")
 
 
 @routes.patch("/v1/realtime/calls/{call_id}")
@@ -58,13 +46,13 @@ async def update_call(request: web.Request) -> web.Response:
     """More candidates (`application/trickle-ice-sdpfrag`, RFC 8840) -> 204; an offer with new ICE credentials
     (`application/sdp`) -> 200 and the new answer: the call goes on over another network path."""
     context, call_id = request.app[CONTEXT], request.match_info["call_id"]
-    addresses = _host_addresses(request)
+    taker = OfferTaker(request)
     if request.content_type == "application/sdp":
-        offer = _validate(request, await request.read(), addresses)
+        offer = taker.validate(await request.read())
         return web.Response(text=await context.router.restart_ice(call_id, offer), content_type="application/sdp")
     if request.content_type == "application/trickle-ice-sdpfrag":
-        body, allow_loopback = await request.read(), _allows_loopback(request, addresses)
-        await context.router.add_candidates(call_id, validate_fragment(body, allow_loopback=allow_loopback))
+        fragment = read_fragment(await request.read(), allow_loopback=taker.allows_loopback)
+        await context.router.add_candidates(call_id, fragment.candidates)
         return web.Response(status=204)
     raise UnsupportedMediaTypeError(
         "Send candidates as 'Content-Type: application/trickle-ice-sdpfrag' or an offer as 'application/sdp'."
@@ -85,59 +73,70 @@ async def delete_call(request: web.Request) -> web.Response:
     return web.Response()
 
 
+# --- telephone calls: there are none yet, so no call can ring
+
+
+@routes.post("/v1/realtime/calls/{call_id}/accept")
+async def accept_call(request: web.Request) -> web.Response:
+    """Answer a ringing call with a session."""
+    _require_call(request)
+    session_of(request, read_json_object(await request.read()))
+    raise _not_ringing()
+
+
+@routes.post("/v1/realtime/calls/{call_id}/reject")
+async def reject_call(request: web.Request) -> web.Response:
+    """Refuse a ringing call with a SIP status, 603 without a body."""
+    _require_call(request)
+    body = await request.read()
+    status = read_json_object(body).get("status_code", 603) if body.strip() else 603
+    if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 699:
+        raise InvalidParameterError("status_code must be a SIP status from 400 to 699.", param="status_code")
+    raise _not_ringing()
+
+
+@routes.post("/v1/realtime/calls/{call_id}/refer")
+async def refer_call(request: web.Request) -> web.Response:
+    """Hand a call over to somebody else."""
+    _require_call(request)
+    target = read_json_object(await request.read()).get("target_uri")
+    if not isinstance(target, str) or not target.startswith(("tel:", "sip:", "sips:")) or len(target) > 512:
+        raise InvalidParameterError("target_uri must be a 'tel:' or 'sip:' address.", param="target_uri")
+    raise _not_ringing()
+
+
+def _require_call(request: web.Request) -> None:
+    call_id = request.match_info["call_id"]
+    if not request.app[CONTEXT].router.carries(call_id):
+        raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
+
+
+def _not_ringing() -> CallNotRingingError:
+    return CallNotRingingError("This is no telephone call that rings; it runs already, over WebRTC.")
+
+
+# --- making calls
+
+
 async def _create(request: web.Request, kind: CallKind) -> web.Response:
-    if request.content_type != "application/sdp":
-        raise UnsupportedMediaTypeError("Send the offer as 'Content-Type: application/sdp'.")
-    answer = await _answer(request, await request.read(), kind)
+    body, patch = await _read_offer(request)
+    answer = await OfferTaker(request).answer(body, kind, call_options(request, patch))
     headers = {"Location": f"/v1/realtime/calls/{answer.call_id}"}
     return web.Response(status=201, text=answer.sdp, content_type="application/sdp", headers=headers)
 
 
-async def _create_json(request: web.Request, kind: CallKind) -> web.Response:
-    if request.content_type != "application/json":
-        raise UnsupportedMediaTypeError("Send the offer as 'Content-Type: application/json'.")
-    try:
-        payload = await request.json()
-    except (ValueError, RecursionError) as error:
-        raise InvalidJsonError("The request body is not valid JSON.") from error
-    if not isinstance(payload, dict) or payload.get("type") != "offer" or not isinstance(payload.get("sdp"), str):
-        raise InvalidSdpError('The body must be {"type": "offer", "sdp": "..."}.', param="sdp")
-    try:
-        body = payload["sdp"].encode()
-    except UnicodeEncodeError as error:
-        raise InvalidSdpError("The SDP offer is not valid text.") from error
-    answer = await _answer(request, body, kind)
-    return web.json_response({"sdp": answer.sdp, "type": "answer", "pc_id": answer.call_id})
-
-
-async def _answer(request: web.Request, body: bytes, kind: CallKind = "conversation") -> Answer:
-    """Validate, then let the least loaded node answer."""
-    context = request.app[CONTEXT]
-    addresses = _host_addresses(request)
-    offer = _validate(request, body, addresses)
-    principal = request[PRINCIPAL]
-    options = CallOptions(session=principal.session)
-    return await context.router.answer(OfferRequest(offer, addresses, kind, options), principal.caller)
-
-
-def _host_addresses(request: web.Request) -> tuple[str, ...]:
-    """Local addresses to offer this caller: loopback only to callers on this machine, or when configured."""
-    configured = request.app[CONTEXT].settings.webrtc.host_addresses
-    return configured or tuple(machine_addresses(include_loopback=is_same_host(request)))
-
-
-def _validate(request: web.Request, body: bytes, addresses: Sequence[str]) -> Offer:
-    try:
-        return validate_offer(body, allow_loopback=_allows_loopback(request, addresses))
-    except ApiError as error:
-        metrics.CALLS_REFUSED.labels(error.code).inc()
-        raise
-
-
-def _allows_loopback(request: web.Request, addresses: Sequence[str]) -> bool:
-    return is_same_host(request) or any(ipaddress.ip_address(a).is_loopback for a in addresses)
-
-
-def _require_echo_test(request: web.Request) -> None:
-    if not request.app[CONTEXT].settings.server.echo_test:
-        raise NotEnabledError("The echo test is off; the operator can turn it on with server.echo_test = true.")
+async def _read_offer(request: web.Request) -> tuple[bytes, dict[str, Any] | None]:
+    """The offer, and the session that comes with it."""
+    if request.content_type == "application/sdp":
+        return await request.read(), None
+    if request.content_type == "multipart/form-data":
+        parts = read_form(request.headers["Content-Type"], await request.read(), FORM_PARTS)
+        if "sdp" not in parts:
+            raise InvalidParameterError("The form has no part 'sdp'.", param="sdp", code="missing_required_parameter")
+        if "session" not in parts:
+            return parts["sdp"], None
+        session = read_json(parts["session"])
+        if not isinstance(session, dict):
+            raise InvalidParameterError("The part 'session' must be a JSON object.", param="session")
+        return parts["sdp"], session
+    raise UnsupportedMediaTypeError("Send the offer as 'Content-Type: application/sdp' or 'multipart/form-data'.")

@@ -1,9 +1,10 @@
-"""Around every request: errors as JSON in OpenAI's shape, and the security headers."""
+"""Around every request: errors as JSON, in OpenAI's shape or as RFC 9725 wants them, and the security headers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import TypeAlias
 
 from aiohttp import web
@@ -27,11 +28,8 @@ SECURITY_HEADERS = {
 
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-
-
-def error_response(error: ApiError) -> web.Response:
-    """The HTTP reply that an error carries."""
-    return web.json_response(error.to_body(), status=error.status, headers=error.headers)
+PROBLEM_PATHS = ("/whip", "/whep")
+PROBLEM_TYPE = "application/problem+json"
 
 
 @web.middleware
@@ -40,24 +38,33 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except ApiError as error:
-        return error_response(error)
+        return _reply(request, error.status, error.to_body(), error.headers)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         code = HTTP_CODES.get(error.status, "http_error")
-        reply = _plain_error(error.status, "invalid_request_error", code, f"{error.reason}.")
-        if "Allow" in error.headers:
-            reply.headers["Allow"] = error.headers["Allow"]
-        return reply
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return _reply(request, error.status, _body("invalid_request_error", code, f"{error.reason}."), headers)
     except Exception:  # the last line of defence of the HTTP surface: logged once, answered without details
         log.exception("request failed", extra={"path": request.path})
         message = "The server made a mistake; it has been logged."
-        return _plain_error(500, "server_error", "internal_error", message)
+        return _reply(request, 500, _body("server_error", "internal_error", message), {})
 
 
-def _plain_error(status: int, kind: str, code: str, message: str) -> web.Response:
-    error = {"message": message, "type": kind, "code": code, "param": None}
-    return web.json_response({"error": error}, status=status)
+def _body(kind: str, code: str, message: str) -> dict[str, dict[str, str | None]]:
+    return {"error": {"message": message, "type": kind, "code": code, "param": None}}
+
+
+def _reply(
+    request: web.Request, status: int, body: Mapping[str, Mapping[str, str | None]], headers: Mapping[str, str]
+) -> web.Response:
+    """The API's error, or the same as a problem (RFC 9457) where WHIP is spoken."""
+    if not request.path.startswith(PROBLEM_PATHS):
+        return web.json_response(body, status=status, headers=headers)
+    error = body["error"]
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    problem |= {"detail": error["message"], "code": error["code"]}
+    return web.json_response(problem, status=status, headers=headers, content_type=PROBLEM_TYPE)
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -29,7 +29,7 @@ from rtc_server.media.router import MediaRouter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 
-from . import calls, client_secrets, health, realtime_ws
+from . import calls, client_secrets, health, pipecat, realtime_ws, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import Guard, guarded, install
@@ -121,10 +121,13 @@ def create_app(context: AppContext) -> web.Application:
     app[CONTEXT] = context
     install(app, Guard(context.settings))
     app.on_response_prepare.append(add_security_headers)
+    app[pipecat.STARTED] = pipecat.StartedSessions()
     app.add_routes(calls.routes)
     app.add_routes(client_secrets.routes)
     app.add_routes(realtime_ws.routes)
     app.cleanup_ctx.append(realtime_ws.parser_pool)
+    app.add_routes(pipecat.routes)
+    app.add_routes(whip.routes)
     app.add_routes(health.routes)
     app.router.add_get("/", _index)
     app.router.add_static("/static/", web_dir(), append_version=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
@@ -12,6 +13,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError
 from rtc_server.inference.client import EngineClient
 from rtc_server.network.sockets import MediaSockets
+from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.sdp import Offer
 from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
@@ -19,7 +21,8 @@ from rtc_server.transports.websocket import Sideband, SocketPeer, WebSocketTrans
 from rtc_server.turns.vad import VadFactory
 
 from .channels import Line, WindowedChannel
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, OfferRequest
+from .listeners import Listeners
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, OfferRequest
 
 ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
 MAX_SETUPS = 2  # calls set up at once: each costs 20 ms of CPU, in pieces that must fit between the ticks of the others
@@ -49,6 +52,7 @@ class LocalNode:
         self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())
         self._transports: dict[str, WebRtcTransport] = {}
         self._tell_end = on_end
+        self._listeners = Listeners(tasks, on_end)
         self._setups = asyncio.Semaphore(MAX_SETUPS)
 
     @property
@@ -57,19 +61,33 @@ class LocalNode:
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""
-        return call_id in self.registry
+        return call_id in self.registry or call_id in self._listeners
 
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`. The slot is taken first and given back if anything goes wrong on the way."""
         slot = self.registry.reserve()
         try:
             async with self._setups:
-                transport, sdp = await self._set_up(request)
+                transport, sdp = await self._set_up(request.offer, self._options(request))
             call = slot.start(transport, request.kind, request.options)
         finally:
             slot.release()
         self._transports[call.call_id] = transport
-        return Answer(call.call_id, sdp)
+        return Answer(call.call_id, sdp, transport.ice_tag)
+
+    async def listen(self, request: ListenRequest) -> Answer:
+        """See `MediaNode`. It needs no slot: a call has one listener at most, and ends it."""
+        call, heard = self.registry.get(request.call_id), self._transport(request.call_id)
+        with self._listeners.place(call.call_id, heard) as place:
+            rate = heard.playout_sample_rate
+            async with self._setups:
+                transport, sdp = await self._set_up(request.offer, self._listener_options(request, rate))
+            listener_id = await place.take(transport, call)
+        return Answer(listener_id, sdp, transport.ice_tag)
+
+    async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:
+        """See `MediaNode`."""
+        return await self._transport(call_id).update_ice(fragment, if_match)
 
     async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
         """See `MediaNode`."""
@@ -99,7 +117,10 @@ class LocalNode:
 
     async def hang_up(self, call_id: str) -> None:
         """See `MediaNode`."""
-        await self.registry.get(call_id).hang_up()
+        if call_id in self._listeners:
+            await self._listeners.hang_up(call_id)
+        else:
+            await self.registry.get(call_id).hang_up()
 
     async def metrics(self) -> bytes:
         """See `MediaNode`: this process's own registry has them."""
@@ -108,6 +129,7 @@ class LocalNode:
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""
         await self.registry.close(timeout_seconds)
+        await self._listeners.close()
         self._resources.close()
 
     def _start(self, request: ChannelRequest, peer: SocketPeer) -> tuple[str, Line]:
@@ -121,32 +143,41 @@ class LocalNode:
 
     def _on_end(self, call_id: str) -> None:
         self._transports.pop(call_id, None)
+        self._listeners.end_of(call_id)
         if self._tell_end is not None:
             self._tell_end(call_id)
 
     def _transport(self, call_id: str) -> WebRtcTransport:
-        try:
-            return self._transports[call_id]
-        except KeyError:
-            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
+        transport = self._transports.get(call_id) or self._listeners.transport(call_id)
+        if transport is None:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
+        return transport
 
-    async def _set_up(self, request: OfferRequest) -> tuple[WebRtcTransport, str]:
+    def _options(self, request: OfferRequest) -> WebRtcOptions:
+        rate = ECHO_SAMPLE_RATE if request.kind == "echo" else self._settings.audio.sample_rate
+        # Pipecat's clients name the channel as they like.
+        return self._webrtc_options(request.host_addresses, rate, any_channel=request.options.dialect == "rtvi")
+
+    def _listener_options(self, request: ListenRequest, sample_rate: int) -> WebRtcOptions:
+        return self._webrtc_options(request.host_addresses, sample_rate, purpose="listen")
+
+    def _webrtc_options(self, host_addresses: tuple[str, ...], sample_rate: int, **more: Any) -> WebRtcOptions:
         webrtc, audio = self._settings.webrtc, self._settings.audio
-        rate = ECHO_SAMPLE_RATE if request.kind == "echo" else audio.sample_rate
-        transport = WebRtcTransport(
-            WebRtcOptions(
-                host_addresses=request.host_addresses,
-                external_addresses=webrtc.external_addresses,
-                ice_servers=webrtc.ice_servers,
-                is_lite=webrtc.ice_lite,
-                setup_timeout_seconds=self._settings.server.setup_timeout_seconds,
-                opus=OpusOptions(rate, audio.opus_mode, audio.opus_bitrate),
-                use_dtx=audio.dtx,
-            ),
-            self._resources,
+        return WebRtcOptions(
+            host_addresses=host_addresses,
+            external_addresses=webrtc.external_addresses,
+            ice_servers=webrtc.ice_servers,
+            is_lite=webrtc.ice_lite,
+            setup_timeout_seconds=self._settings.server.setup_timeout_seconds,
+            opus=OpusOptions(sample_rate, audio.opus_mode, audio.opus_bitrate),
+            use_dtx=audio.dtx,
+            **more,
         )
+
+    async def _set_up(self, offer: Offer, options: WebRtcOptions) -> tuple[WebRtcTransport, str]:
+        transport = WebRtcTransport(options, self._resources)
         try:
-            return transport, await transport.answer(request.offer)
+            return transport, await transport.answer(offer)
         except BaseException:  # cancelled or failed: nobody else knows this transport yet
             await transport.close()
             raise

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
+from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
 CallKind: TypeAlias = Literal["conversation", "echo"]
@@ -23,6 +24,15 @@ class OfferRequest:
     """Local addresses that this caller may be able to reach."""
     kind: CallKind = "conversation"
     options: CallOptions = DEFAULT_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ListenRequest:
+    """A validated offer of a peer that hears a running call's replies, in place of the call's own peer."""
+
+    call_id: str
+    offer: Offer
+    host_addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,10 @@ class Answer:
     """A call that was set up."""
 
     call_id: str
+    """Of the call; of the listener where that was asked for."""
     sdp: str
+    ice_tag: str = ""
+    """Names the ICE session; see `MediaNode.update_ice`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +113,16 @@ class MediaNode(Protocol):
         """Start a call over a WebSocket, or join one that runs. Raises ServerFullError or NotReadyError for a new call,
         CallNotFoundError or SidebandLimitError for a sideband. Cancelled or failed, nothing is left behind."""
 
+    async def listen(self, request: ListenRequest) -> Answer:
+        """Let a peer hear a call. Its id is used like a call's for what follows. Raises CallNotFoundError,
+        ListenerError, NetworkError or InvalidSdpError."""
+
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """A new answer for a running call. Raises CallNotFoundError or InvalidSdpError."""
+
+    async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:
+        """Candidates for a call, or a restart of its ICE session; `if_match` is the tag that it is meant for, "*" for a
+        restart. Raises CallNotFoundError, PreconditionFailedError, PreconditionRequiredError or UnprocessableError."""
 
     async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
         """More remote candidates for a call. Raises CallNotFoundError."""

@@ -47,6 +47,12 @@ class CallOwners:
         """Whose call it is or was; None = there was no such call."""
         return self._owners.get(call_id)
 
+    def share(self, call_id: str, listener_id: str) -> None:
+        """A listener belongs to whom its call belongs; it counts against no quota."""
+        owner = self._owners.get(call_id)
+        if owner is not None:
+            self._remember(listener_id, owner)
+
     def count(self, quota: str) -> int:
         """Live and starting calls that count against `quota`."""
         for call_id in [call_id for call_id in self._live if not self._is_live(call_id)]:
@@ -70,7 +76,10 @@ class CallOwners:
             self._starting += Counter()  # drops the zeros
 
     def _add(self, call_id: str, caller: Caller) -> None:
-        self._owners[call_id] = caller.owner
         self._live[call_id] = caller
+        self._remember(call_id, caller.owner)
+
+    def _remember(self, call_id: str, owner: Owner) -> None:
+        self._owners[call_id] = owner
         while len(self._owners) > MAX_KNOWN_CALLS:
             self._owners.popitem(last=False)

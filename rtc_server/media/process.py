@@ -18,10 +18,11 @@ from rtc_server import metrics
 from rtc_server.config import Settings
 from rtc_server.errors import CallEndedError, NotReadyError
 from rtc_server.inference.wire import FrameReader, encode
+from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
 from .channels import WindowedChannel
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, OfferRequest
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, OfferRequest
 from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, WorkerLoad
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class ProcessNode:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._calls: set[str] = set()
+        self._listeners: set[str] = set()
         self._num_answering = 0
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._replies: dict[int, asyncio.Future[Any]] = {}
@@ -82,7 +84,7 @@ class ProcessNode:
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""
-        return call_id in self._calls
+        return call_id in self._calls or call_id in self._listeners
 
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`."""
@@ -112,6 +114,18 @@ class ProcessNode:
             self._num_answering -= is_new
         channel.connect(call_id, _RemoteLine(number, self._write))
         return channel
+
+    async def listen(self, request: ListenRequest) -> Answer:
+        """See `MediaNode`."""
+        self._check_not_lost(request.call_id)
+        answer: Answer = await self._ask("listen", request)
+        self._listeners.add(answer.call_id)
+        return answer
+
+    async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:
+        """See `MediaNode`."""
+        update: IceUpdate = await self._ask_about(call_id, "update_ice", fragment, if_match)
+        return update
 
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
@@ -263,6 +277,7 @@ class ProcessNode:
                 if is_ready:
                     self._ready.set()
                 self._calls.difference_update(ended)
+                self._listeners.difference_update(ended)
 
     def _lose_calls(self) -> None:
         self._is_ready = False
@@ -275,6 +290,7 @@ class ProcessNode:
         self._calls.clear()
         for channel in list(self._channels.values()):
             channel.on_closed(INTERNAL_ERROR, WORKER_LOST)
+        self._listeners.clear()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(NotReadyError("A media worker was lost; try again in a moment.", retry_after=1))

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from rtc_server import metrics
 from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError, ServerFullError
+from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, MediaNode, NodeLoad, OfferRequest
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, MediaNode, NodeLoad, OfferRequest
 from .owners import Caller, CallOwners
 
 RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
@@ -31,7 +32,7 @@ class MediaRouter:
         self._max_calls = max_calls
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
         self._is_open = False
-        self.owners = CallOwners(self._is_live)
+        self.owners = CallOwners(self.carries)
         """Whose calls they are."""
 
     def open(self) -> None:
@@ -78,9 +79,26 @@ class MediaRouter:
         self._remember(channel.call_id, node)
         return channel
 
+    async def listen(self, request: ListenRequest) -> Answer:
+        """See `MediaNode`."""
+        node = self._node(request.call_id)
+        answer = await node.listen(request)
+        self._remember(answer.call_id, node)
+        self.owners.share(request.call_id, answer.call_id)
+        return answer
+
+    def carries(self, call_id: str) -> bool:
+        """The call goes on, as far as it is known."""
+        node = self._where.get(call_id)
+        return node is not None and node.carries(call_id)
+
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
         return await self._node(call_id).restart_ice(call_id, offer)
+
+    async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:
+        """See `MediaNode`."""
+        return await self._node(call_id).update_ice(call_id, fragment, if_match)
 
     async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
         """See `MediaNode`."""
@@ -99,10 +117,6 @@ class MediaRouter:
         """End every call and every node."""
         self._is_open = False
         await asyncio.gather(*(node.close(timeout_seconds) for node in self.nodes))
-
-    def _is_live(self, call_id: str) -> bool:
-        node = self._where.get(call_id)
-        return node is not None and node.carries(call_id)
 
     def _choose(self) -> MediaNode:
         index = least_loaded([node.load for node in self.nodes]) if self._is_open else None

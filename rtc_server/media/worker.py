@@ -32,7 +32,7 @@ log = logging.getLogger("rtc_server.media.worker")
 READ_BYTES = 1 << 16
 SWITCH_INTERVAL_SECONDS = 0.0005  # another thread (ONNX, DNS) gives the GIL back within a fraction of a frame
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
-METHODS = frozenset({"answer", "restart_ice", "add_candidates", "hang_up", "metrics", "close"})
+METHODS = frozenset({"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "metrics", "close"})
 
 
 class Worker:

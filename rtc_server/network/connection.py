@@ -359,6 +359,19 @@ class RestartableIce:
         """An offer with this user name is not a repetition of the present one."""
         return remote_username != self.latest.remote_username
 
+    @property
+    def tag(self) -> str:
+        """Names the ICE session that candidates of the peer belong to: its own user name, which is never used again."""
+        return self.latest.local_username
+
+    def best_candidate(self, connection: IceConnection) -> str:
+        """Of all that `connection` offers, the one at the address that carries the call now; "" when it has none."""
+        chosen = self.current._nominated.get(1)
+        host = None if chosen is None else chosen.local_candidate.host
+        offered = connection.local_candidates
+        best = next((c for c in offered if c.host == host), offered[0] if offered else None)
+        return "" if best is None else best.to_sdp()
+
     async def restart(self, remote_username: str, remote_password: str, candidates: Sequence[str]) -> IceConnection:
         """Gather with new credentials and begin checking; the old pair carries media until the new one works."""
         await self._abandon()

@@ -69,7 +69,10 @@ class RtpStream:
         obey_remb: bool,
         transport_sequence_id: int | None,
         on_error: Callable[[Exception], None],
+        is_heard: bool = True,
     ) -> None:
+        """`is_heard`: the peer takes audio. When it does not, frames are pulled in real time all the same, so that
+        replies pass; nobody hears them, unless another stream is the `outlet`."""
         self._path = path
         self._pacer = pacer
         self._encoder = encoder
@@ -101,6 +104,9 @@ class RtpStream:
         self._is_after_gap = True
         self._obeys_remb = obey_remb
         self._is_closed = False
+        self._is_heard = is_heard
+        self.outlet: RtpStream | None = None
+        """The stream that pulls the sink's frames, while it is sending, in place of a peer that takes no audio."""
         # (sequence number, protected packet); only kept for a peer that may ask for it again
         self._sent: list[tuple[int, bytes]] | None = [(-1, b"")] * KEPT_PACKETS if answer_nacks else None
         self.packets_sent = 0
@@ -120,6 +126,16 @@ class RtpStream:
         return self._encoder.sample_rate
 
     @property
+    def is_heard(self) -> bool:
+        """The peer takes audio."""
+        return self._is_heard
+
+    @property
+    def is_sending(self) -> bool:
+        """Its peer is connected and takes what is pulled."""
+        return self._srtp_out is not None and not self._is_closed
+
+    @property
     def receiver(self) -> AudioReceiver:
         """For its statistics."""
         return self._receiver
@@ -132,6 +148,10 @@ class RtpStream:
     def attach(self, sink: StreamSink) -> None:
         """Audio goes to and comes from `sink` from now on."""
         self._sink = sink
+
+    def detach(self) -> None:
+        """Silence is sent from now on, and what comes in is dropped."""
+        self._sink = None
 
     def close(self) -> None:
         """Stop both directions and free the codecs. Idempotent."""
@@ -160,12 +180,16 @@ class RtpStream:
         self._srtp_in = SrtpReceiver(session)
         self._add_source = add_source
         self._path.on_media = self._on_datagram
+        if not self._is_heard:
+            self._pacer.add(self)
 
     def receive_plain(self, packet: bytes) -> None:
         self._receive(packet, self._loop.time())
 
     def stop_receiving(self) -> None:
         self._path.on_media = None
+        if not self._is_heard:
+            self._pacer.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -259,8 +283,10 @@ class RtpStream:
 
     def tick(self, now: float, due: float, skipped_frames: int) -> None:
         """See `Paced`: one frame."""
-        if self._is_closed or self._srtp_out is None:
+        if self._is_closed:
             return None
+        if self._srtp_out is None:
+            return self._pull_unheard(now, max(0.0, now - due))
         self._timestamp = (self._timestamp + self._frame_ticks * (1 + skipped_frames)) & 0xFFFFFFFF
         if skipped_frames:
             self.skipped_frames += skipped_frames
@@ -277,6 +303,15 @@ class RtpStream:
         if self._feedback is not None:
             self._send_feedback(self._feedback, now)
         return None
+
+    def _pull_unheard(self, now: float, lateness_seconds: float) -> None:
+        self._advance(now)
+        if self._sink is None or (self.outlet is not None and self.outlet.is_sending):
+            return
+        try:
+            self._sink.pull_frame(now, lateness_seconds)
+        except Exception as error:  # the pacer would only log it
+            self._on_error(error)
 
     def _send_feedback(self, feedback: TransportFeedback, now: float) -> None:
         """Tell the peer when its packets arrived, if it is time to; about the voice that is heard, as browsers drop

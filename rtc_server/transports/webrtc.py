@@ -28,7 +28,12 @@ from rtc_server.codecs.base import PayloadFormat
 from rtc_server.codecs.factory import create_decoder, create_encoder
 from rtc_server.codecs.formats import TRANSPORT_SEQUENCE_URI, Negotiated, answer_parameters, negotiate
 from rtc_server.codecs.opus import OpusOptions
-from rtc_server.errors import InvalidSdpError
+from rtc_server.errors import (
+    InvalidSdpError,
+    PreconditionFailedError,
+    PreconditionRequiredError,
+    UnprocessableError,
+)
 from rtc_server.network.connection import IceOptions, RestartableIce, ice_of, restarted_answer
 from rtc_server.network.path import MediaPath
 from rtc_server.network.sockets import MediaSockets
@@ -37,13 +42,16 @@ from rtc_server.realtime.words import Event
 from .aiortc_media import add_header_extension, media_of, set_codecs, use_process_certificate
 from .aiortc_sctp import guard_data_channel
 from .base import MediaSink
+from .fragments import IceFragment, IceUpdate, restart_fragment
 from .pacer import Pacer
 from .rtp_stream import RtpStream
-from .sdp import Offer
+from .sdp import Offer, Purpose
+from .video import with_unused
 
 log = logging.getLogger(__name__)
 
 CHANNEL_LABEL = "oai-events"
+KNOWN_USERNAMES = 8  # of the peer's earlier ICE sessions: a fragment that comes late is known by them
 MAX_UNREAD_BYTES = 256 * 1024  # a client this far behind on events (minutes of captions) is not reading any more
 
 
@@ -72,6 +80,10 @@ class WebRtcOptions:
     opus: OpusOptions = field(default_factory=OpusOptions)
     use_dtx: bool = True
     """Ask the peer to pause its packets in silence; we pause ours if it asks for that."""
+    purpose: Purpose = "call"
+    """"listen": the peer only hears."""
+    any_channel: bool = False
+    """The first data channel carries the events, whatever its label."""
 
 
 class WebRtcTransport:
@@ -93,6 +105,10 @@ class WebRtcTransport:
         self._sink: MediaSink | None = None
         self._fingerprints: frozenset[str] = frozenset()
         self._answer = ""
+        self._mids: tuple[str, ...] = ()
+        self._bundle: tuple[str, ...] = ()
+        self._usernames: list[str] = []
+        self._restarting = asyncio.Lock()
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[str] = loop.create_future()
         self._is_closed = False
@@ -112,13 +128,20 @@ class WebRtcTransport:
             raise RuntimeError("the offer has not been answered yet")
         return self._stream
 
+    @property
+    def ice_tag(self) -> str:
+        """Names the present ICE session. Raises RuntimeError before `answer`."""
+        if self._ice is None:
+            raise RuntimeError("the offer has not been answered yet")
+        return self._ice.tag
+
     async def answer(self, offer: Offer) -> str:
         """The SDP answer, with all candidates. Raises InvalidSdpError when the offer cannot be worked with, and
         NetworkError when there is no port for it."""
         negotiated = negotiate(offer.audio_lines)
         if negotiated is None:
             raise InvalidSdpError("The offer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
-        stream = self._stream = self._make_stream(negotiated)
+        stream = self._stream = self._make_stream(negotiated, is_heard=offer.takes_audio)
         options = self._options
         ice = IceOptions(
             self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
@@ -135,10 +158,14 @@ class WebRtcTransport:
                 if negotiated.transport_sequence_id is not None:
                     add_header_extension(transceiver, negotiated.transport_sequence_id, TRANSPORT_SEQUENCE_URI)
             self._pc.addTrack(AudioStreamTrack())  # never pulled: the stream sends
+            if options.purpose == "listen":
+                self._pc.getTransceivers()[0].direction = "sendonly"
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         self._ice = RestartableIce(self._pc.getTransceivers()[0].receiver.transport.transport)
         self._fingerprints = frozenset(offer.fingerprints)
-        self._answer = str(self._pc.localDescription.sdp)
+        self._mids, self._bundle = offer.mids, offer.bundle
+        self._usernames = [offer.ice_ufrag]
+        self._answer = with_unused(str(self._pc.localDescription.sdp), offer)
         if options.is_lite:
             self._answer = self._answer.replace("\r\nm=", "\r\na=ice-lite\r\nm=", 1)
         return self._answer
@@ -150,10 +177,40 @@ class WebRtcTransport:
             raise InvalidSdpError("The call is not set up.")
         if frozenset(offer.fingerprints) != self._fingerprints:
             raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
+        if offer.mids != self._mids:
+            raise InvalidSdpError("A new offer for a running call must keep its m-sections.")
         if self._ice.is_restart(offer.ice_ufrag):
-            connection = await self._ice.restart(offer.ice_ufrag, offer.ice_pwd, offer.candidates)
-            self._answer = restarted_answer(self._answer, connection)
+            await self._restart(self._ice, offer.ice_ufrag, offer.ice_pwd, offer.candidates)
+        else:
+            await self.add_candidates(offer.candidates)
         return self._answer
+
+    async def update_ice(self, fragment: IceFragment, if_match: str | None) -> IceUpdate:
+        """A fragment of the peer (RFC 9725 section 4.3). `if_match` names the ICE session that it is meant for: "*"
+        restarts, None is the present one. What belongs to an earlier session is ignored. Raises
+        PreconditionFailedError for another session than the present one, PreconditionRequiredError for a restart that
+        was not asked for with "*", and UnprocessableError for one without credentials."""
+        ice = self._ice
+        if ice is None or self._is_closed:
+            raise InvalidSdpError("The call is not set up.")
+        if if_match is not None and if_match not in ("*", ice.tag):
+            raise PreconditionFailedError("The call has another ICE session now; 'If-Match' must name that one.")
+        is_new = fragment.ufrag is not None and fragment.ufrag not in self._usernames
+        if if_match == "*":
+            if fragment.ufrag is None or fragment.pwd is None:
+                raise UnprocessableError("An ICE restart needs an 'ice-ufrag' and an 'ice-pwd'.")
+            if not is_new and ice.is_restart(fragment.ufrag):
+                return IceUpdate(ice.tag)  # overtaken by a later restart
+            if is_new:
+                await self._restart(ice, fragment.ufrag, fragment.pwd, fragment.candidates)
+            else:
+                await self.add_candidates(fragment.candidates)
+            return IceUpdate(ice.tag, self._restarted_fragment(ice, fragment))
+        if is_new and if_match is None and fragment.pwd is not None:
+            raise PreconditionRequiredError("An ICE restart must be asked for with 'If-Match: \"*\"'.")
+        if fragment.ufrag is None or not ice.is_restart(fragment.ufrag):
+            await self.add_candidates(fragment.candidates)
+        return IceUpdate(ice.tag)
 
     async def add_candidates(self, candidates: Sequence[str]) -> None:
         """More ways to reach the peer, validated, as in an `a=candidate` line without its prefix; "" ends them."""
@@ -188,6 +245,10 @@ class WebRtcTransport:
     def send_audio(self, event: Event, data: bytes) -> None:
         """See `MediaTransport.send_audio`: never asked, audio is RTP."""
 
+    def end(self, reason: str) -> None:
+        """Make `run` return `reason`; whoever runs it then closes."""
+        self._end(reason)
+
     def abort(self, error: Exception) -> None:
         """See `MediaTransport.abort`."""
         if not self._ended.done():
@@ -211,7 +272,31 @@ class WebRtcTransport:
 
     # --- inside
 
-    def _make_stream(self, negotiated: Negotiated) -> RtpStream:
+    async def _restart(self, ice: RestartableIce, ufrag: str, pwd: str, candidates: Sequence[str]) -> None:
+        async with self._restarting:
+            connection = await ice.restart(ufrag, pwd, candidates)
+            if self._is_closed:  # meanwhile
+                await ice.close()
+            self._usernames = [*self._usernames[1 - KNOWN_USERNAMES :], ufrag]
+            self._answer = restarted_answer(self._answer, connection)
+
+    def _restarted_fragment(self, ice: RestartableIce, fragment: IceFragment) -> str:
+        connection = ice.latest
+        audio = self._answer.split("\r\nm=audio ", 1)[1].split("\r\n", 1)[0]
+        mids: tuple[str, ...] = ()
+        candidates = [ice.best_candidate(connection)]
+        if fragment.mid is not None:
+            mids, candidates = self._bundle or self._mids, [c.to_sdp() for c in connection.local_candidates]
+        return restart_fragment(
+            connection.local_username,
+            connection.local_password,
+            [candidate for candidate in candidates if candidate],
+            mids=mids,
+            formats=audio.split(" ", 2)[2],
+            is_lite=self._options.is_lite,
+        )
+
+    def _make_stream(self, negotiated: Negotiated, *, is_heard: bool) -> RtpStream:
         speech = negotiated.speech
         return RtpStream(
             self._path,
@@ -224,12 +309,14 @@ class WebRtcTransport:
             obey_remb=negotiated.has_remb,
             transport_sequence_id=negotiated.transport_sequence_id,
             on_error=self.abort,
+            is_heard=is_heard,
         )
 
     # --- aiortc's events
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label != CHANNEL_LABEL or self._channel is not None:
+        is_ours = channel.label == CHANNEL_LABEL or self._options.any_channel
+        if not is_ours or self._channel is not None or self._options.purpose == "listen":
             channel.close()
             return
         self._channel = channel

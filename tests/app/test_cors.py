@@ -111,9 +111,9 @@ async def test_a_routes_own_options_handler_is_let_through(monkeypatch: pytest.M
 
     def with_whip(context: object) -> web.Application:
         app = create_app(context)  # type: ignore[arg-type]
-        app.router.add_options("/whip", options)
-        app.router.add_post("/whip", patch)
-        app.router.add_patch("/whip/{id}", patch)
+        app.router.add_options("/like-whip", options)
+        app.router.add_post("/like-whip", patch)
+        app.router.add_patch("/like-whip/{id}", patch)
         return app
 
     monkeypatch.setattr("rtc_server.app.server.create_app", with_whip)
@@ -123,12 +123,12 @@ async def test_a_routes_own_options_handler_is_let_through(monkeypatch: pytest.M
     ):
         server = Web(http, url)
         for key, who in ((None, "nobody"), (KEY, "key")):
-            _, _, reply = await server.ask("OPTIONS", "/whip", key, headers={"Origin": PAGE})
+            _, _, reply = await server.ask("OPTIONS", "/like-whip", key, headers={"Origin": PAGE})
             assert (reply.status, reply.headers["X-Who"]) == (200, who)
             assert reply.headers["Accept-Post"] == "application/sdp"
             assert reply.headers["Access-Control-Allow-Methods"] == "OPTIONS, POST"
             assert reply.headers["Access-Control-Allow-Origin"] == PAGE
         preflight = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
-        assert (await server.ask("OPTIONS", "/whip", headers=preflight))[0] == 200
-        assert (await server.code("PATCH", "/whip/1")) == (401, "invalid_api_key"), "new routes are protected"
-        assert (await server.code("PATCH", "/whip/1", KEY))[0] == 204
+        assert (await server.ask("OPTIONS", "/like-whip", headers=preflight))[0] == 200
+        assert (await server.code("PATCH", "/like-whip/1")) == (401, "invalid_api_key"), "new routes are protected"
+        assert (await server.code("PATCH", "/like-whip/1", KEY))[0] == 204

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.support.live_call import LiveCall, live_call
+from tests.support.sdp_peer import sdp_peer
 from tests.support.server_process import ServerProcess, server_process
 
 SETTINGS = {"server.media_workers": 2, "turns.vad": "webrtcvad", "server.tls": False}
@@ -103,3 +104,31 @@ def test_workers_leave_with_a_killed_server() -> None:
     assert len(processes) == 3
     _, alive = psutil.wait_procs(processes, 10)
     assert not alive
+
+
+async def test_a_stream_is_published_and_played_through_a_worker(server: ServerProcess) -> None:
+    sdp, fragment = ({"Content-Type": f"application/{kind}"} for kind in ("sdp", "trickle-ice-sdpfrag"))
+    async with (
+        aiohttp.ClientSession() as http,
+        sdp_peer("sendonly") as publisher,
+        sdp_peer("recvonly", label=None) as player,
+    ):
+        offer = (await publisher.offer()).encode()
+        async with http.post(f"{server.url}/whip", data=offer, headers=sdp) as reply:
+            await publisher.accept(await reply.text())
+            session, call_id = server.url + reply.headers["Location"], reply.headers["Location"].rsplit("/", 1)[1]
+        offer = (await player.offer()).encode()
+        async with http.post(f"{server.url}/whep?call={call_id}", data=offer, headers=sdp) as reply:
+            assert reply.status == 201, await reply.text()
+            await player.accept(await reply.text())
+            playing = server.url + reply.headers["Location"]
+        publisher.say("f0_rms.wav")
+        await player.until(lambda: player.num_loud > 10)
+        assert server.num_calls == 1
+        for address, if_match, status in ((session, '"old"', 412), (playing, '"old"', 412), (playing, "*", 422)):
+            headers = {**fragment, "If-Match": if_match}
+            async with http.patch(address, data=b"a=end-of-candidates", headers=headers) as reply:
+                assert reply.status == status
+        async with http.delete(session) as reply:
+            assert reply.status == 200
+        await player.until(lambda: player.pc.connectionState == "closed")

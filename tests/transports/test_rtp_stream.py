@@ -11,6 +11,7 @@ import pytest
 from pylibsrtp import Error, Policy, Session
 
 from model.interface import Pcm16
+from rtc_server.audio.playout import PlayoutFrame
 from rtc_server.codecs.base import PayloadFormat
 from rtc_server.codecs.factory import create_decoder
 from rtc_server.codecs.opus import MIN_BITRATE, OpusEncoder
@@ -30,7 +31,9 @@ def session(ssrc_type: int) -> Session:
 class Peer:
     """The other end of the path: sends packets into the stream, reads what it sends. Time is the test's."""
 
-    def __init__(self, *, obey_remb: bool = False, transport_sequence_id: int | None = None) -> None:
+    def __init__(
+        self, *, obey_remb: bool = False, transport_sequence_id: int | None = None, is_heard: bool = True
+    ) -> None:
         self.on_media: Callable[[memoryview, float], None] | None = None
         self.now = 100.0
         self.sent: list[bytes] = []
@@ -49,9 +52,11 @@ class Peer:
             obey_remb=obey_remb,
             transport_sequence_id=transport_sequence_id,
             on_error=self.errors.append,
+            is_heard=is_heard,
         )
         self.stream.start_receiving(session(Policy.SSRC_ANY_INBOUND), lambda ssrc: None)
-        self.stream.start_sending(session(Policy.SSRC_ANY_OUTBOUND), OURS, 111)
+        if is_heard:
+            self.stream.start_sending(session(Policy.SSRC_ANY_OUTBOUND), OURS, 111)
 
     def send(self, data: memoryview | bytes) -> None:
         self.sent.append(bytes(data))
@@ -202,4 +207,60 @@ async def test_a_bug_in_the_encoder_reaches_the_call(make_peer: Callable[..., Pe
     cast(Any, peer.encoder).set_max_bitrate = fail
     peer.stream.limit_bitrate(20_000)
     assert peer.errors == [error]
+    peer.errors.clear()
+
+
+class CountingSink:
+    """Counts what is pulled from it."""
+
+    def __init__(self) -> None:
+        self.pulled = 0
+        self.heard = 0
+
+    def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
+        self.heard += len(pcm)
+
+    def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
+        self.pulled += 1
+        return PlayoutFrame(np.zeros(480, np.int16))
+
+
+async def test_a_reply_that_nobody_takes_passes_in_real_time(make_peer: Callable[..., Peer]) -> None:
+    peer, sink = make_peer(is_heard=False), CountingSink()
+    peer.stream.attach(sink)
+    peer.passes(50)
+    assert sink.pulled == 50
+    assert peer.sent == []
+    peer.speaks(1, None)
+    peer.passes(10)
+    assert sink.heard > 0
+
+
+async def test_an_outlet_pulls_in_place_of_a_peer_that_takes_nothing(make_peer: Callable[..., Peer]) -> None:
+    muted, outlet, sink = make_peer(is_heard=False), make_peer(), CountingSink()
+    muted.stream.attach(sink)
+    outlet.stream.attach(sink)
+    muted.stream.outlet = outlet.stream
+    muted.passes(10)
+    assert sink.pulled == 0
+    outlet.passes(10)
+    assert sink.pulled == 10
+    outlet.stream.detach()
+    outlet.passes(10)
+    assert sink.pulled == 10
+    outlet.stream.stop_sending()
+    muted.passes(10)
+    assert sink.pulled == 20
+
+
+async def test_a_bug_in_an_unheard_call_ends_it(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(is_heard=False)
+
+    class Broken(CountingSink):
+        def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
+            raise RuntimeError("a bug")
+
+    peer.stream.attach(Broken())
+    peer.passes(1)
+    assert [str(error) for error in peer.errors] == ["a bug"]
     peer.errors.clear()

@@ -1,0 +1,116 @@
+"""From an HTTP request with an offer to an answered call: what all ways of making one have in common."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from rtc_server import metrics
+from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, starting_session
+from rtc_server.errors import (
+    ApiError,
+    InvalidJsonError,
+    InvalidParameterError,
+    NotEnabledError,
+    NotReadyError,
+    ProtocolError,
+)
+from rtc_server.media.node import Answer, CallKind, ListenRequest, OfferRequest
+from rtc_server.network.addresses import machine_addresses
+from rtc_server.realtime.session import SessionConfig
+from rtc_server.transports.sdp import Offer, Purpose, validate_offer
+
+from .context import CONTEXT
+from .principal import PRINCIPAL
+from .remote import is_same_host
+
+BETA_HEADER, BETA_VALUE = "OpenAI-Beta", "realtime=v1"
+
+
+class OfferTaker:
+    """What may be offered to the caller of one request, and taken from it."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._context = request.app[CONTEXT]
+        self._principal = request[PRINCIPAL]
+        is_local = is_same_host(request)
+        configured = self._context.settings.webrtc.host_addresses
+        self.addresses = configured or tuple(machine_addresses(include_loopback=is_local))
+        """Local addresses to offer this caller: loopback only to callers on this machine, or when configured."""
+        self.allows_loopback = is_local or any(ipaddress.ip_address(a).is_loopback for a in self.addresses)
+        """Loopback candidates of this caller may be tried."""
+
+    def validate(self, body: bytes, purpose: Purpose = "call") -> Offer:
+        """Raises InvalidSdpError or SdpTooLargeError, and counts it."""
+        try:
+            return validate_offer(body, allow_loopback=self.allows_loopback, purpose=purpose)
+        except ApiError as error:
+            metrics.CALLS_REFUSED.labels(error.code).inc()
+            raise
+
+    async def answer(self, body: bytes, kind: CallKind, options: CallOptions = DEFAULT_OPTIONS) -> Answer:
+        """Validate, then let the least loaded node answer. Raises ApiError."""
+        return await self.answer_offer(self.validate(body), kind, options)
+
+    async def answer_offer(self, offer: Offer, kind: CallKind, options: CallOptions = DEFAULT_OPTIONS) -> Answer:
+        """The same for an offer that was validated already."""
+        request = OfferRequest(offer, self.addresses, kind, options)
+        return await self._context.router.answer(request, self._principal.caller)
+
+    async def listen(self, call_id: str, body: bytes) -> Answer:
+        """Validate, then let the peer hear a call. Raises ApiError."""
+        offer = self.validate(body, "listen")
+        return await self._context.router.listen(ListenRequest(call_id, offer, self.addresses))
+
+
+def call_options(
+    request: web.Request, patch: Mapping[str, Any] | None, dialect: EventDialect | None = None
+) -> CallOptions:
+    """How a call starts: the session asked for in the body, `?model=`, and the words of its events. Raises ApiError."""
+    model = request.query.get("model")
+    if model is not None:
+        patch = {"model": model, **(patch or {})}
+    if dialect is None:
+        values = {v.strip() for header in request.headers.getall(BETA_HEADER, []) for v in header.split(",")}
+        dialect = "realtime-beta" if BETA_VALUE in values else "realtime"
+    session = session_of(request, patch)  # refused if it is wrong, whether it counts or not
+    return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
+
+
+def session_of(request: web.Request, patch: Mapping[str, Any] | None) -> SessionConfig | None:
+    """The session that a call of this request starts with; None = the server's own. Raises ApiError."""
+    if patch is None:
+        return None
+    context = request.app[CONTEXT]
+    if not context.engine.is_ready:
+        raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
+    try:
+        return starting_session(context.settings, context.engine.info, patch)
+    except ProtocolError as error:
+        raise InvalidParameterError.of(error) from error
+
+
+def read_json(body: bytes) -> Any:
+    """Raises InvalidJsonError."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJsonError("The request body is not valid JSON.") from error
+
+
+def read_json_object(body: bytes) -> dict[str, Any]:
+    """The same for a body that must be an object."""
+    payload = read_json(body)
+    if not isinstance(payload, dict):
+        raise InvalidJsonError("The request body must be a JSON object.")
+    return payload
+
+
+def require_echo_test(request: web.Request) -> None:
+    """Raises NotEnabledError."""
+    if not request.app[CONTEXT].settings.server.echo_test:
+        raise NotEnabledError("The echo test is off; the operator can turn it on with server.echo_test = true.")
