@@ -29,6 +29,7 @@ check: setup-test ## Formatting, lint, types, and that generated files and the l
 	$(BIN)/mypy
 	$(BIN)/python -m scripts.lock --check
 	$(BIN)/python -m scripts.configuration --check
+	$(BIN)/python -m scripts.compatibility --check
 
 bench: setup-test ## Measure response latency through real calls (results in out/)
 	@$(BIN)/rtc-server models fetch

@@ -33,7 +33,7 @@ from .principal import PRINCIPAL, Principal
 UNLIMITED = frozenset({"/", "/static", "/healthz", "/readyz"})
 """The page and the probes, by the pattern of their route: open to everybody, however often they are asked for."""
 
-PUBLIC = UNLIMITED | {"/v1/info"}
+PUBLIC = UNLIMITED | {"/v1/info", "/openapi.json"}
 """Open to everybody."""
 
 METRICS = "/metrics"

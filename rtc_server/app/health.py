@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
@@ -12,6 +14,9 @@ from .context import CONTEXT
 from .guard import GUARD
 
 routes = web.RouteTableDef()
+
+OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi", dict)
+"""The document, built once from the routes that the application has."""
 
 
 @routes.get("/healthz")
@@ -73,6 +78,12 @@ async def models(request: web.Request) -> web.Response:
     if engine.is_ready:
         data.append({"id": engine.info.name, "object": "model", "created": 0, "owned_by": "rtc-server"})
     return web.json_response({"object": "list", "data": data})
+
+
+@routes.get("/openapi.json")
+async def openapi(request: web.Request) -> web.Response:
+    """The HTTP surface as an OpenAPI document."""
+    return web.json_response(request.app[OPENAPI])
 
 
 @routes.get("/metrics")

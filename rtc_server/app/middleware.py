@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TypeAlias
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from rtc_server.errors import ApiError
 
@@ -26,6 +26,18 @@ SECURITY_HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
 }
 
+
+class HideBadRequests(logging.Filter):
+    """A request that is no HTTP is its sender's mistake, answered with 400 by aiohttp: nothing to report at length, and
+    aiohttp would quote its bytes, which may hold a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for such a record."""
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, http_exceptions.HttpProcessingError)
+
+
+logging.getLogger("aiohttp.server").addFilter(HideBadRequests())
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 PROBLEM_PATHS = ("/whip", "/whep")

@@ -34,6 +34,8 @@ from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import Guard, guarded, install
 from .middleware import add_security_headers, errors_as_json
+from .openapi import document
+from .operations import OPERATIONS
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +132,7 @@ def create_app(context: AppContext) -> web.Application:
     app.add_routes(whip.routes)
     app.add_routes(health.routes)
     app.router.add_get("/", _index)
+    app[health.OPENAPI] = document(app.router.routes(), OPERATIONS)
     app.router.add_static("/static/", web_dir(), append_version=False)
     return app
 
