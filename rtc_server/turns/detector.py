@@ -40,7 +40,7 @@ class TurnDetectorConfig:
     prefix_padding_ms: int = 300
     """Audio kept from before the first voiced frame."""
     silence_duration_ms: int = 400
-    """Silence that ends a turn."""
+    """Silence that ends a turn, where `decide_silence` says nothing else of a pause."""
     min_speech_ms: int = 100
     """Voice that makes a noise a turn."""
     max_utterance_ms: int = 28_000
@@ -82,6 +82,7 @@ class TurnDetector:
         self._voiced = 0
         self._is_paused = False
         self._pauses: list[int] = []
+        self._decided_ms: int | None = None  # the silence that ends the turn, where this pause has its own
 
     @property
     def samples_received(self) -> int:
@@ -121,6 +122,20 @@ class TurnDetector:
         end = min(self._judged, self._utterance_end())
         return self._slice(self._start, max(self._start, end))
 
+    def heard(self, max_ms: int) -> Pcm16:
+        """A copy of the last `max_ms` of the current turn, up to now: silence that has begun is in it, as far as it was
+        judged. What a turn model listens to."""
+        return self._slice(max(self._start, self._judged - max_ms * SAMPLES_PER_MS), self._judged)
+
+    def decide_silence(self, silence_ms: int) -> Iterator[TurnEvent]:
+        """The pause that is on (told by `SpeechPaused`) ends the turn once it has lasted `silence_ms`, whatever the
+        configuration says; where it has, the turn ends now. May be called again while the pause lasts, for less or
+        more; forgotten when speech resumes. Outside a pause nothing happens. Yields like `receive_audio`."""
+        if self._is_paused and self._config.is_enabled:
+            self._decided_ms = silence_ms
+            if self._silence_ms(self._judged) >= silence_ms:
+                yield from self._stop(self._judged)
+
     def receive_audio(self, pcm: Pcm16) -> Iterator[TurnEvent]:
         """Take the next samples, any number, and yield what they mean, in order. Exhaust it before the next call:
         between two events, `utterance` and the other properties belong to the event just yielded."""
@@ -140,8 +155,12 @@ class TurnDetector:
             yield from self._judge(start, start + step, probability)
 
     def update(self, config: TurnDetectorConfig) -> None:
-        """Take over a new configuration; a running turn goes on under it unless detection is switched on or off."""
+        """Take over a new configuration; a running turn goes on under it unless detection is switched on or off, and a
+        running pause without what was decided for it."""
+        if config == self._config:
+            return
         was_enabled, self._config = self._config.is_enabled, config
+        self._decided_ms = None
         if was_enabled != config.is_enabled:
             self.clear()
 
@@ -151,6 +170,7 @@ class TurnDetector:
         self._floor = self._judged = self._base = self._start = self._received
         self._voiced = 0
         self._is_paused = False
+        self._decided_ms = None
         self._pauses.clear()
         self._vad.reset()
 
@@ -217,14 +237,16 @@ class TurnDetector:
             yield SpeechStarted(self._start)
         elif self._is_paused:
             self._is_paused = False
+            self._decided_ms = None
             yield SpeechResumed(start)
 
     def _on_silence(self, start: int, end: int) -> Iterator[TurnEvent]:
         if start == self._last_voiced:
             self._voice_end = self._find_voice_end(end)
-        silence_ms = (end - self._voice_end) / SAMPLES_PER_MS
+        silence_ms = self._silence_ms(end)
         speculation_ms = self._config.speculation_silence_ms
-        if silence_ms >= self._config.silence_duration_ms:
+        needed_ms = self._config.silence_duration_ms if self._decided_ms is None else self._decided_ms
+        if silence_ms >= needed_ms:
             yield from self._stop(end)
         elif speculation_ms and not self._is_paused and silence_ms >= speculation_ms:
             self._is_paused = True
@@ -235,9 +257,13 @@ class TurnDetector:
     def _stop(self, end: int) -> Iterator[TurnEvent]:
         self._state = _State.QUIET
         self._is_paused = False
+        self._decided_ms = None
         self._floor = min(end, self._utterance_end())
         yield SpeechStopped(self._start, end, self._voice_end)
         self._voiced = 0
+
+    def _silence_ms(self, end: int) -> float:
+        return (end - self._voice_end) / SAMPLES_PER_MS
 
     def _utterance_end(self) -> int:
         return max(self._last_voiced, self._voice_end + TAIL_MS * SAMPLES_PER_MS)

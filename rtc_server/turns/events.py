@@ -44,7 +44,7 @@ class SpeechResumed:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """The turn is over: silence reached `silence_duration_ms`, or the turn its greatest length."""
+    """The turn is over: silence reached what was configured or decided, or the turn its greatest length."""
 
     start_sample: int
     end_sample: int

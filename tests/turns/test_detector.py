@@ -356,3 +356,102 @@ def test_a_user_who_talks_over_the_echo_is_heard_from_then_on() -> None:
     assert events == [VoiceOnset(1_000 * MS), SpeechStarted(700 * MS)]
     assert max(asked) == 256 * MS
     assert len(asked) == 25 + 5, "speech that has begun is not asked about any more"
+
+
+# --- silence that is decided in the pause
+
+
+def paused(pause_ms: int = 120, **config: int) -> TurnDetector:
+    """A detector that has told of a pause, `pause_ms` of silence ago, under a long wait."""
+    turns = detector(**({"silence_duration_ms": 4_000} | config))
+    assert kinds(heard(turns, script(500, 600, pause_ms)))[-1] is SpeechPaused
+    return turns
+
+
+@pytest.mark.parametrize("decided_ms", [200, 640, 3_000])
+def test_a_pause_ends_the_turn_after_the_silence_that_was_decided_for_it(decided_ms: int) -> None:
+    turns = paused()
+    assert list(turns.decide_silence(decided_ms)) == []
+    assert heard(turns, silence(4_500)) == [SpeechStopped(200 * MS, (1_100 + decided_ms) * MS, 1_100 * MS)]
+
+
+def test_undecided_pauses_last_as_long_as_configured() -> None:
+    stopped = only(heard(paused(), silence(4_500)), SpeechStopped)
+    assert stopped == SpeechStopped(200 * MS, 5_100 * MS, 1_100 * MS)
+
+
+def test_a_decision_that_comes_late_ends_the_turn_at_once() -> None:
+    turns = paused(900)
+    assert list(turns.decide_silence(350)) == [SpeechStopped(200 * MS, 2_000 * MS, 1_100 * MS)]
+    assert not turns.is_speaking
+    assert len(turns.utterance()) == (900 + TAIL_MS) * MS, "the audio is that of the pause"
+    assert kinds(heard(turns, silence(4_500))) == []
+
+
+def test_the_latest_decision_holds_whether_shorter_or_longer() -> None:
+    turns = paused()
+    for decided_ms in (300, 2_000, 1_000):
+        assert list(turns.decide_silence(decided_ms)) == []
+    assert only(heard(turns, silence(4_500)), SpeechStopped) == SpeechStopped(200 * MS, 2_100 * MS, 1_100 * MS)
+
+
+def test_a_decision_is_forgotten_when_speech_resumes() -> None:
+    turns = paused()
+    assert list(turns.decide_silence(300)) == []
+    events = heard(turns, script(0, 400, 4_500))
+    assert kinds(events) == [SpeechResumed, SpeechPaused, SpeechStopped]
+    assert only(events, SpeechStopped).end_sample == (1_620 + 4_000) * MS  # type: ignore[attr-defined]
+
+
+def test_a_decision_outlives_neither_its_turn_nor_a_commit() -> None:
+    for end in (lambda turns: heard(turns, silence(400)), lambda turns: turns.commit(), lambda turns: turns.clear()):
+        turns = paused()
+        assert list(turns.decide_silence(300)) == []
+        end(turns)
+        assert kinds(heard(turns, script(300, 600, 3_900)))[-1] is SpeechPaused
+
+
+def test_outside_a_pause_there_is_nothing_to_decide() -> None:
+    turns = detector(silence_duration_ms=4_000)
+    for span in (silence(500), voice(300), silence(60)):
+        heard(turns, span)
+        assert list(turns.decide_silence(10)) == []
+    assert SpeechStopped not in kinds(heard(turns, silence(3_800)))
+
+
+def test_another_configuration_undoes_the_decision_the_same_one_does_not() -> None:
+    turns = paused()
+    assert list(turns.decide_silence(3_000)) == []
+    turns.update(TurnDetectorConfig(silence_duration_ms=4_000))
+    assert SpeechStopped not in kinds(heard(turns, silence(2_700)))
+    turns.update(TurnDetectorConfig(silence_duration_ms=2_900))
+    assert only(heard(turns, silence(100)), SpeechStopped) == SpeechStopped(200 * MS, 4_000 * MS, 1_100 * MS)
+
+
+def test_what_the_turn_model_hears_ends_with_the_silence_that_was_judged() -> None:
+    pcm = numbered(script(500, 600, 260))
+    turns = detector(silence_duration_ms=4_000)
+    heard(turns, pcm)
+    assert np.array_equal(turns.heard(8_000), pcm[200 * MS :]), "from the pre-roll on"
+    assert np.array_equal(turns.heard(300), pcm[-300 * MS :])
+
+
+@given(
+    spans=st.lists(st.integers(1, 900), min_size=2, max_size=8),
+    decided=st.lists(st.integers(50, 3_000), min_size=1, max_size=5),
+)
+@settings(max_examples=60, deadline=None)
+def test_decisions_never_end_a_turn_before_their_silence(spans: list[int], decided: list[int]) -> None:
+    turns, count = detector(silence_duration_ms=4_000), 0
+    for piece in packets(numbered(script(*spans[: len(spans) // 2 * 2], 4_500)), [320] * 600):
+        for event in turns.receive_audio(piece):
+            if isinstance(event, SpeechPaused):
+                wanted = decided[count % len(decided)]
+                count += 1
+                for stopped in turns.decide_silence(wanted):
+                    assert isinstance(stopped, SpeechStopped)
+                    assert stopped.end_sample - stopped.last_voiced_sample >= wanted * MS
+            elif isinstance(event, SpeechStopped):
+                silence_ms = (event.end_sample - event.last_voiced_sample) / MS
+                assert silence_ms >= decided[(count - 1) % len(decided)]
+    assert not turns.is_speaking
