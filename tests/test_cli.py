@@ -148,7 +148,7 @@ def test_config_prints_every_key_with_its_source(tmp_path: Path, monkeypatch: py
 
 def test_models_list_shows_what_is_missing(tmp_path: Path) -> None:
     text = run("models", "list", "--models-dir", str(tmp_path)).stdout
-    assert text.count("missing") == 5
+    assert text.count("missing") == 6
     listing = json.loads(run("models", "list", "--models-dir", str(tmp_path), "--json").output)
     assert listing["folder"] == str(tmp_path)
     assert not any(file["is_present"] for file in listing["files"])

@@ -117,7 +117,7 @@ IMPURE_LIBRARIES = {
 PURE_LIBRARIES = {
     "rtc_server.audio.resample": {"numpy", "av"},
     "rtc_server.codecs.g711": {"numpy", "av"},
-    "rtc_server.turns.vad_silero": {"numpy", "onnxruntime"},
+    "rtc_server.turns.onnx_session": {"onnxruntime"},
     "rtc_server.turns.vad_webrtc": {"numpy", "webrtcvad"},
     "rtc_server.realtime": {"numpy", "pydantic"},
     "rtc_server.network.stun": {"aioice"},  # its parser

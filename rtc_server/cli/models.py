@@ -27,12 +27,13 @@ app = typer.Typer(
 
 def needed_weights(settings: Settings) -> tuple[Weight, ...]:
     """The files that the settings make necessary; the others may be absent."""
-    from model.weights import CATALOGUE, SILERO_VAD, SMOLLM2_GGUF
+    from model.weights import CATALOGUE, SILERO_VAD, SMART_TURN, SMOLLM2_GGUF
 
     is_cascade = settings.engine.backend == "cascade"
     needed = {weight.name: is_cascade for weight in CATALOGUE}
     needed[SMOLLM2_GGUF] = is_cascade and not settings.cascade.llm_path
     needed[SILERO_VAD] = settings.turns.vad != "webrtcvad"
+    needed[SMART_TURN] = False  # without it `semantic_vad` goes by the words alone
     return tuple(weight for weight in CATALOGUE if needed[weight.name])
 
 

@@ -8,14 +8,13 @@ many, frames wait for `flush` (the next media tick) and go through the model tog
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from model.interface import INPUT_SAMPLE_RATE, Pcm16
 
+from .onnx_session import load_session
 from .vad import check_length
 
 FRAME_SAMPLES = 512
@@ -23,18 +22,6 @@ CONTEXT_SAMPLES = 64
 STATE_SIZE = 128
 FIRST_ROWS = 8  # streams that there is room for at first; doubled when they are not enough
 MAX_INLINE_STREAMS = 12  # as many are judged at once: together they cost 1-2 % of a core, and nobody waits
-
-
-@lru_cache(maxsize=4)
-def load_session(path: Path) -> onnxruntime.InferenceSession:
-    """The model, loaded once per process and shared by all calls (its state is passed in and out)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # A spinning worker would hold a core that the media loop needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class SileroBatch:

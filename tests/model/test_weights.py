@@ -233,7 +233,7 @@ def test_the_catalogue_names_every_file_once_with_its_licence() -> None:
     for weight in CATALOGUE:
         assert re.fullmatch(r"[0-9a-f]{64}", weight.sha256)
         assert re.fullmatch(r"[0-9a-f]{64}", weight.wheel.sha256)
-        assert weight.licence in ("MIT", "Apache-2.0")
+        assert weight.licence in ("MIT", "Apache-2.0", "BSD-2-Clause")
         assert model_path(Path("/models"), weight.name) == Path("/models") / weight.name
     with pytest.raises(KeyError, match="nothing"):
         model_path(Path("/models"), "nothing")
