@@ -316,6 +316,9 @@ class TurnsSection(Section):
     """A turn is closed after this long; the embedded recognition needs less than 30 s."""
     speculation_silence_ms: int = Field(120, ge=0, le=5_000)
     """Silence after which the reply is begun, held, while the end of the turn is still awaited; 0 = off."""
+    turn_model: Literal["smart-turn", "transcript"] = "smart-turn"
+    """What shortens the wait under `semantic_vad`: "smart-turn" (a small model hears how the last words sound, and the
+    transcript tells which they are), or "transcript" (the words alone; no model, no processor time)."""
     interruption_min_ms: int = Field(500, ge=0, le=5_000)
     """Voice that ends a reply whatever its words. The reply is silent from the first sound on; shorter voice is
     judged by its words ("mm-hm" lets the reply go on). The detector's lag of about 80 ms counts as voice."""

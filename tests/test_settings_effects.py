@@ -7,6 +7,7 @@ here is the way from the settings file into them, and what only a real process c
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from model.interface import EngineInfo
+from model.weights import SMART_TURN
 from rtc_server.app.server import create_engine_client
 from rtc_server.calls.call import Call
 from rtc_server.calls.sessions import initial_session, starting_session
@@ -22,12 +24,14 @@ from rtc_server.errors import ModelNotFoundError
 from rtc_server.inference.client import EngineSettings
 from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
-from rtc_server.media.parts import vad_factory
+from rtc_server.media.parts import turn_judge_factory, vad_factory
+from rtc_server.media.turn_judges import TurnJudges
 from rtc_server.network.sockets import MediaSockets
 from rtc_server.paths import models_dir
 from rtc_server.transports.loopback import LoopbackTransport
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
+from rtc_server.turns.judge import NoTurnJudge
 from rtc_server.turns.vad_gated import GatedVoiceDetector
 from rtc_server.turns.vad_webrtc import WebRtcVoiceDetector
 
@@ -149,3 +153,13 @@ async def test_ice_servers_and_addresses_reach_the_peer() -> None:
     assert [server.urls for server in servers] == [["stun:127.0.0.1:3478"]]
     await transport.close()
     await asyncio.sleep(0)
+
+
+def test_the_turn_model_is_the_one_that_was_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / SMART_TURN).touch()
+    here = {"models.cache_dir": str(tmp_path)}
+    assert turn_judge_factory(settings_with(**{"turns.turn_model": "transcript", **here})) is NoTurnJudge
+    assert isinstance(turn_judge_factory(settings_with(**{"turns.turn_model": "smart-turn", **here})), TurnJudges)
+    with caplog.at_level(logging.WARNING):
+        assert turn_judge_factory(settings_with(**{"models.cache_dir": str(tmp_path / "empty")})) is NoTurnJudge
+    assert "the words alone" in caplog.text

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from model.weights import SILERO_VAD, model_path
+from model.weights import FETCH_COMMAND, SILERO_VAD, SMART_TURN, model_path
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineSettings
 from rtc_server.paths import models_dir
 from rtc_server.transports.pacer import TICK_SECONDS
+from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
+from rtc_server.turns.smart_turn import SmartTurn
 from rtc_server.turns.vad import VadFactory
 from rtc_server.turns.vad_factory import create_vad_factory
+
+from .turn_judges import TurnJudges
+
+log = logging.getLogger(__name__)
 
 
 def engine_settings(settings: Settings, listen_path: str | None = None) -> EngineSettings:
@@ -37,6 +44,18 @@ def vad_factory(settings: Settings) -> VadFactory:
     """Makes the voice detectors of a media process. Raises like `silero_path`."""
     turns = settings.turns
     return create_vad_factory(turns.vad, turns.webrtcvad_mode, silero_path(settings), on_waiting=_at_next_tick)
+
+
+def turn_judge_factory(settings: Settings) -> TurnJudgeFactory:
+    """Makes the turn judges of a media process; the model is loaded with the first question. Without its file, or where
+    the settings want none, judges never answer, and turns end by their words."""
+    if settings.turns.turn_model == "transcript":
+        return NoTurnJudge
+    path = model_path(models_dir(settings), SMART_TURN)
+    if not path.is_file():
+        log.warning("the turn model is missing; semantic_vad goes by the words alone", extra={"fetch": FETCH_COMMAND})
+        return NoTurnJudge
+    return TurnJudges(lambda: SmartTurn(path))
 
 
 def silero_path(settings: Settings) -> Path | None:
