@@ -1,16 +1,14 @@
 """The turn model of a media process: one thread that judges pauses for all calls, beside the event loop.
 
 A judgement takes tens of milliseconds, which is several ticks of the pacer; onnxruntime and numpy give the GIL back
-meanwhile. The thread runs at low priority, starts with the first question, loads the model, and leaves when no call
-that has asked is left.
+meanwhile. The thread starts with the first question, loads the model, and leaves when no call that has asked is left.
+It has no lower priority: waiting for a core it may hold the GIL, and then the loop waits too (docs/experiments.md).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +20,6 @@ from rtc_server.turns.judge import TurnModel
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 8  # questions: the last of them is answered after a quarter of a second; later it is of no use
-NICE = 5  # the event loop of the same process goes first where they share a core
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +77,6 @@ class TurnJudges:
     # --- the thread
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (taken := self._take()) is not None:
             judge, question = taken
             try:

@@ -13,6 +13,7 @@ from benchmarks.soak import failures, leaks
 from benchmarks.support.light_peer import VOICED_BYTES, PacketCounter, encode_opus
 from benchmarks.support.machine import percentiles, provenance
 from benchmarks.support.server import Usage, histogram_quantile
+from benchmarks.support.turn_pauses import MS, dips, endpoint_ms, rank
 from benchmarks.turn_latency import rotated, summarise
 from rtc_server.client.recording import SAMPLE_RATE, Recording, recording_from_pcm
 from rtc_server.client.report import TurnReport
@@ -122,3 +123,33 @@ async def test_packets_are_counted_across_losses_and_wraps_and_not_decoded() -> 
     assert (counter.received, counter.voiced, counter.lost) == (5, 3, 1)
     assert len(counter.gaps_ms) == 3
     assert len(counter.lateness_ms) == 5
+
+
+@pytest.mark.parametrize(
+    ("steps", "end_ms"),
+    [
+        ([(130.0, 4_000)], 4_000),
+        ([(130.0, 4_000), (170.0, 350)], 350),
+        ([(130.0, 4_000), (470.0, 350)], 470),  # the answer came late: at once
+        ([(130.0, 4_000), (170.0, 250), (280.0, 2_000)], 250),  # over before the second answer
+        ([(130.0, 4_000), (170.0, 350), (280.0, 2_000)], 2_000),
+    ],
+)
+def test_a_turn_ends_by_the_latest_decision_before_its_silence_is_over(
+    steps: list[tuple[float, int]], end_ms: float
+) -> None:
+    assert endpoint_ms(steps) == end_ms
+
+
+def test_rank_is_the_share_of_pairs_in_order() -> None:
+    assert rank([0.9, 0.8], [0.1, 0.2]) == 1.0
+    assert rank([0.5], [0.5, 0.1]) == 0.75
+    assert np.isnan(rank([], [0.5]))
+
+
+def test_utterances_are_broken_off_where_the_level_dips() -> None:
+    speech = 3_000 * np.sin(np.arange(2_000 * MS) * 0.3)
+    speech[790 * MS : 850 * MS] *= 0.01
+    (cut,) = dips(speech, 200 * MS, 1_900 * MS)
+    assert 790 * MS <= cut <= 850 * MS
+    assert dips(speech, 900 * MS, 1_900 * MS) == []

@@ -7,12 +7,19 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.interface import Pcm16
+from model.weights import SMART_TURN, default_models_dir
+from rtc_server.config import load_settings
+from rtc_server.media.parts import turn_judge_factory
 from rtc_server.media.turn_judges import ThreadedTurnJudge, TurnJudges
+from rtc_server.turns.judge import TurnJudge
+from rtc_server.turns.smart_turn import SmartTurn
+from tests.support.recordings import recording
 
 
 def audio(value: int) -> Pcm16:
@@ -55,7 +62,7 @@ async def judging(model: Model, calls: int = 1, max_waiting: int = 8) -> AsyncIt
             judge.close()  # idempotent
 
 
-async def answer(judge: ThreadedTurnJudge, pcm: Pcm16) -> float:
+async def answer(judge: TurnJudge, pcm: Pcm16) -> float:
     future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
     judge.ask(pcm, future.set_result)
     return await asyncio.wait_for(future, 10)
@@ -211,3 +218,14 @@ def test_an_answer_for_a_loop_that_is_gone_is_dropped() -> None:
     judge.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+async def test_the_real_model_answers_through_the_factory_as_it_does_by_itself() -> None:
+    path = default_models_dir() / SMART_TURN
+    if not path.exists():
+        pytest.skip("the turn model is missing; run `rtc-server models fetch`")
+    judge = turn_judge_factory(load_settings(Path("config/server.toml"), {}))()
+    try:
+        assert await answer(judge, recording("f0_rms")) == SmartTurn(path)(recording("f0_rms"))
+    finally:
+        judge.close()
