@@ -108,7 +108,7 @@ PURE = (
 )
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
-    *("plans", "transcripts", "contexts", "idle", "budget", "wire_audio", "endings"),
+    *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),

@@ -23,7 +23,7 @@ from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
 from rtc_server.media.local import LocalNode
 from rtc_server.media.node import MediaNode
-from rtc_server.media.parts import engine_settings, silero_path, vad_factory
+from rtc_server.media.parts import engine_settings, silero_path, turn_judge_factory, vad_factory
 from rtc_server.media.process import ProcessNode
 from rtc_server.media.router import MediaRouter
 from rtc_server.network.addresses import machine_addresses
@@ -105,7 +105,7 @@ def _create_nodes(
 ) -> list[MediaNode]:
     num_workers = settings.server.media_workers
     if not num_workers:
-        return [LocalNode(settings, engine, vad_factory(settings), tasks)]
+        return [LocalNode(settings, engine, vad_factory(settings), tasks, make_judge=turn_judge_factory(settings))]
     silero_path(settings)  # raises here, before anything is started, when the model file is missing
     return [ProcessNode(settings, index, engine_path) for index in range(num_workers)]
 

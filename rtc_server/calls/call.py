@@ -17,19 +17,29 @@ from rtc_server.inference.client import EngineClient
 from rtc_server.realtime.dialects import BetaDialect, Dialect, PlainDialect
 from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.rtvi import RtviDialect
-from rtc_server.realtime.session import ServerVad, SessionConfig
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.realtime.words import Event
 from rtc_server.transports.base import EventObserver, MediaTransport
-from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
+from rtc_server.turns.detector import TurnDetector
 from rtc_server.turns.echo_guard import EchoGuard
 from rtc_server.turns.interruption import BargeIn
+from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .endings import farewell
-from .intents import CancelRequest, GrantAudio, Observe, SendAudio, SendEvent, SubmitRequest
-from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, initial_session
+from .intents import (
+    CancelRequest,
+    GrantAudio,
+    JudgeTurn,
+    Observe,
+    SendAudio,
+    SendEvent,
+    StopJudging,
+    SubmitRequest,
+)
+from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
 from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
@@ -62,6 +72,7 @@ class Call:
         engine: EngineClient,
         make_vad: VadFactory,
         options: CallOptions = DEFAULT_OPTIONS,
+        make_judge: TurnJudgeFactory = NoTurnJudge,
     ) -> None:
         info = engine.info
         self.call_id = call_id
@@ -76,9 +87,10 @@ class Call:
         self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
         self._detector = TurnDetector(
             make_vad(self._on_voice_judged),
-            self._detector_config(session),
+            detector_config(settings.turns, session),
             is_echo=None if self._echo_guard is None else self._echo_guard.is_echo,
         )
+        self._judge = make_judge()
         turns = settings.turns
         self.core = CallCore(
             call_id=call_id,
@@ -132,6 +144,7 @@ class Call:
             if self._timer is not None:
                 self._timer.cancel()
             self._is_over = True
+            self._judge.close()
             self.core.close()
             self._drain()
             last = farewell(reason)
@@ -256,31 +269,8 @@ class Call:
             for message in self._dialect.to_client(event):
                 self._transport.send_audio(message, data)
 
-    def _detector_config(self, session: SessionConfig) -> TurnDetectorConfig:
-        turns = self._settings.turns
-        detection = session.audio.input.turn_detection
-        # Without turn detection the values do not matter: nothing is detected, audio waits for a commit.
-        values = (
-            detection
-            if isinstance(detection, ServerVad)
-            else ServerVad(
-                threshold=turns.threshold,
-                prefix_padding_ms=turns.prefix_padding_ms,
-                silence_duration_ms=turns.silence_duration_ms,
-            )
-        )
-        return TurnDetectorConfig(
-            is_enabled=detection is not None,
-            threshold=values.threshold,
-            prefix_padding_ms=values.prefix_padding_ms,
-            silence_duration_ms=values.silence_duration_ms,
-            min_speech_ms=turns.min_speech_ms,
-            max_utterance_ms=turns.max_utterance_ms,
-            speculation_silence_ms=turns.speculation_silence_ms,
-        )
-
     def _on_session(self, session: SessionConfig) -> None:
-        self._detector.update(self._detector_config(session))
+        self._detector.update(detector_config(self._settings.turns, session))
         self._wire.set_formats(session.audio.input.format.type, session.audio.output.format.type)
 
     def _on_voice_judged(self) -> None:
@@ -288,6 +278,13 @@ class Call:
             self.core.judge_audio(asyncio.get_running_loop().time())
             self._drain()
         except Exception as error:  # called by the batch, which judges for every other call too
+            self._transport.abort(error)
+
+    def _on_turn_judged(self, probability: float) -> None:
+        try:
+            self.core.receive_completion(probability, asyncio.get_running_loop().time())
+            self._drain()
+        except Exception as error:  # called for the judge's thread, which answers every other call too
             self._transport.abort(error)
 
     def _on_engine_event(self, event: EngineEvent) -> None:
@@ -321,6 +318,10 @@ class Call:
                     self._engine.cancel(response_id)
                 case GrantAudio(response_id, audio_ms):
                     self._engine.grant(response_id, audio_ms)
+                case JudgeTurn(audio):
+                    self._judge.ask(audio, self._on_turn_judged)
+                case StopJudging():
+                    self._judge.cancel()
                 case Observe():
                     _observe(output)
         deadline = self.core.next_deadline()

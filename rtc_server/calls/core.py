@@ -32,7 +32,7 @@ from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.errors import ProtocolError
 from rtc_server.realtime.conversation import AnyItem, AudioArchive, Conversation, FunctionResult, Item
 from rtc_server.realtime.events import EventWriter, ResponseCreate, ResponseParameters
-from rtc_server.realtime.session import Capabilities, SessionConfig
+from rtc_server.realtime.session import Capabilities, SemanticVad, SessionConfig
 from rtc_server.realtime.words import NewId
 from rtc_server.turns.detector import TurnDetector
 from rtc_server.turns.events import (
@@ -45,16 +45,18 @@ from rtc_server.turns.events import (
     VoiceOnset,
 )
 from rtc_server.turns.interruption import BargeIn, Verdict
+from rtc_server.turns.judge import WINDOW_MS
 
 from .announcements import Announcer
 from .budget import ResponseBudget
 from .contexts import DecodeSound, response_context
 from .idle import PROMPT, IdleTimer
-from .intents import CancelRequest, CoreOutput, Outbox
+from .intents import CancelRequest, CoreOutput, JudgeTurn, Outbox, StopJudging
 from .plans import ResponsePlan, plan_response
 from .replies import Replies, ReplySettings
 from .responses import InputClock, Response, TurnTiming
 from .transcripts import Transcripts
+from .turn_endings import TurnEnding
 from .user_turns import Unanswered, UserTurn, joined
 
 SAMPLES_PER_MS = INPUT_SAMPLE_RATE // 1000
@@ -112,6 +114,7 @@ class CallCore:
         self._held: Response | None = None
         self._paused_at: float | None = None
         self._idle = IdleTimer()
+        self._ending = TurnEnding()
         self._budget = ResponseBudget(settings.responses_per_minute)
         self.replies = Replies(
             self.conversation,
@@ -166,12 +169,21 @@ class CallCore:
             self._apply(response, event)
             return
         response.held_events.append(event)
-        if isinstance(event, Transcript) and self._barge_in.is_pending:
-            self._apply_verdict(self._barge_in.transcript(event.text), now)
+        if isinstance(event, Transcript):
+            if self._barge_in.is_pending:
+                self._apply_verdict(self._barge_in.transcript(event.text), now)
+            if response is self._held:
+                self._ending.on_words(event.text)
+                self._decide_silence(now)
         elif isinstance(event, ResponseDone) and event.status == "failed":
             self._drop_held("failed")  # the endpoint will ask again
             if self._barge_in.is_pending:
                 self._apply_verdict(self._barge_in.transcript_unavailable(self._detector.voiced_ms), now)
+
+    def receive_completion(self, probability: float, now: float) -> None:
+        """The turn model's answer to the latest `JudgeTurn`."""
+        self._ending.on_sound(probability)
+        self._decide_silence(now)
 
     def pull_frame(self, now: float) -> PlayoutFrame:
         """The next 20 ms of output at the playout rate."""
@@ -239,13 +251,31 @@ class CallCore:
                 if not self._barge_in.is_pending:
                     self._announce_turn(self._turn)
             case SpeechPaused():
+                self._ask_turn_model()
                 self._speculate(now)
             case SpeechResumed():
+                self._forget_pause()
                 self._drop_held("resumed")
                 if self._turn is not None and not self._turn.is_announced:
                     self._on_voice(now)
             case SpeechStopped():
+                self._forget_pause()
                 self._on_speech_stopped(event, now)
+
+    def _ask_turn_model(self) -> None:
+        if isinstance(self.session.audio.input.turn_detection, SemanticVad):
+            self._outbox.add(JudgeTurn(self._detector.heard(WINDOW_MS)))
+
+    def _forget_pause(self) -> None:
+        self._ending.forget()
+        if isinstance(self.session.audio.input.turn_detection, SemanticVad):
+            self._outbox.add(StopJudging())
+
+    def _decide_silence(self, now: float) -> None:
+        """A witness has spoken: the pause may have to last longer or less long than was thought."""
+        silence_ms = self._ending.silence_ms(self.session.audio.input.turn_detection)
+        if silence_ms is not None:
+            self._on_turn_events(self._detector.decide_silence(silence_ms), now)
 
     def _on_voice(self, now: float) -> None:
         self._idle.stop()

@@ -53,7 +53,22 @@ class SendAudio:
     """Nothing of this reply follows; `pcm` may be empty."""
 
 
-CoreOutput: TypeAlias = SendEvent | SendAudio | SubmitRequest | CancelRequest | GrantAudio | Observe
+@dataclass(frozen=True, slots=True)
+class JudgeTurn:
+    """Ask the turn model whether the turn that ends like this is complete, for `CallCore.receive_completion`."""
+
+    audio: Pcm16
+    """The end of the turn with its silence, 16 kHz."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopJudging:
+    """Nobody waits for the turn model's answer any more."""
+
+
+CoreOutput: TypeAlias = (
+    SendEvent | SendAudio | SubmitRequest | CancelRequest | GrantAudio | Observe | JudgeTurn | StopJudging
+)
 
 
 class Outbox:

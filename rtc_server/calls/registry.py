@@ -15,6 +15,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError, ServerFullError
 from rtc_server.inference.client import EngineClient
 from rtc_server.transports.base import MediaTransport
+from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
 from .call import Call, new_id
@@ -39,10 +40,12 @@ class CallRegistry:
         make_vad: VadFactory,
         tasks: asyncio.TaskGroup,
         on_end: Callable[[str], None] | None = None,
+        make_judge: TurnJudgeFactory = NoTurnJudge,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._make_vad = make_vad
+        self._make_judge = make_judge
         self._tasks = tasks
         self._on_end = on_end
         self._calls: dict[str, AnyCall] = {}
@@ -82,7 +85,9 @@ class CallRegistry:
         if kind == "echo":
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
         else:
-            call = Call(new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options)
+            call = Call(
+                new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options, self._make_judge
+            )
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
         metrics.CALLS_STARTED.inc()

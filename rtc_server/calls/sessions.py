@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from model.interface import EngineInfo
-from rtc_server.config import Settings
+from rtc_server.config import Settings, TurnsSection
 from rtc_server.errors import ModelNotFoundError
 from rtc_server.realtime.session import (
     Audio,
     AudioInput,
     AudioOutput,
     Capabilities,
+    SemanticVad,
     ServerVad,
     SessionConfig,
     Transcription,
 )
+from rtc_server.turns.completion import LONGEST_WAIT_MS
+from rtc_server.turns.detector import TurnDetectorConfig
+
+PAUSE_MS = 120  # silence after which semantic_vad looks at a pause, where the settings do not speculate
 
 EventDialect: TypeAlias = Literal["realtime", "realtime-beta", "rtvi"]
 """Words of the event channel: OpenAI's GA names, OpenAI's beta names, or Pipecat's RTVI messages."""
@@ -42,14 +47,7 @@ def capabilities(settings: Settings, engine: EngineInfo) -> Capabilities:
 
 def initial_session(settings: Settings, engine: EngineInfo) -> SessionConfig:
     """The session that a new call starts with, from the server's settings."""
-    turns = settings.turns
-    detection = ServerVad(
-        threshold=turns.threshold,
-        prefix_padding_ms=turns.prefix_padding_ms,
-        silence_duration_ms=turns.silence_duration_ms,
-        create_response=turns.create_response,
-        interrupt_response=turns.interrupt_response,
-    )
+    detection = _configured_vad(settings.turns)
     transcription = Transcription(model=engine.name) if engine.gives_transcripts else None
     return SessionConfig(
         model=engine.name,
@@ -73,3 +71,33 @@ def starting_session(settings: Settings, engine: EngineInfo, patch: Mapping[str,
     if patch.get("type") == "transcription":
         session = session.model_copy(update={"type": "transcription"})
     return session.updated(patch, can, voice_is_fixed=False)
+
+
+def detector_config(turns: TurnsSection, session: SessionConfig) -> TurnDetectorConfig:
+    """How turns are cut in this session."""
+    detection = session.audio.input.turn_detection
+    # Without turn detection the values do not matter: nothing is detected, audio waits for a commit.
+    values = detection if isinstance(detection, ServerVad) else _configured_vad(turns)
+    silence_ms, speculation_ms = values.silence_duration_ms, turns.speculation_silence_ms
+    if isinstance(detection, SemanticVad):
+        silence_ms = LONGEST_WAIT_MS[detection.eagerness]
+        speculation_ms = speculation_ms or PAUSE_MS
+    return TurnDetectorConfig(
+        is_enabled=detection is not None,
+        threshold=values.threshold,
+        prefix_padding_ms=values.prefix_padding_ms,
+        silence_duration_ms=silence_ms,
+        min_speech_ms=turns.min_speech_ms,
+        max_utterance_ms=turns.max_utterance_ms,
+        speculation_silence_ms=speculation_ms,
+    )
+
+
+def _configured_vad(turns: TurnsSection) -> ServerVad:
+    return ServerVad(
+        threshold=turns.threshold,
+        prefix_padding_ms=turns.prefix_padding_ms,
+        silence_duration_ms=turns.silence_duration_ms,
+        create_response=turns.create_response,
+        interrupt_response=turns.interrupt_response,
+    )

@@ -18,6 +18,7 @@ from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.sdp import Offer
 from rtc_server.transports.webrtc import MediaResources, WebRtcOptions, WebRtcTransport
 from rtc_server.transports.websocket import Sideband, SocketPeer, WebSocketTransport
+from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
 from .channels import Line, WindowedChannel
@@ -38,6 +39,7 @@ class LocalNode:
         make_vad: VadFactory,
         tasks: asyncio.TaskGroup,
         *,
+        make_judge: TurnJudgeFactory = NoTurnJudge,
         port_offset: int = 0,
         on_end: Callable[[str], None] | None = None,
     ) -> None:
@@ -46,7 +48,7 @@ class LocalNode:
         webrtc = settings.webrtc
         self._settings = settings
         self._engine = engine
-        self.registry = CallRegistry(settings, engine, make_vad, tasks, on_end=self._on_end)
+        self.registry = CallRegistry(settings, engine, make_vad, tasks, on_end=self._on_end, make_judge=make_judge)
         port = webrtc.udp_port + port_offset if webrtc.udp_port else 0
         port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
         self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())

@@ -24,7 +24,7 @@ from rtc_server.inference.wire import FrameReader, encode
 from .channels import Line
 from .local import LocalNode
 from .node import ChannelRequest
-from .parts import engine_settings, vad_factory
+from .parts import engine_settings, turn_judge_factory, vad_factory
 from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Failure, Reply, Request, WorkerLoad
 
 log = logging.getLogger("rtc_server.media.worker")
@@ -61,7 +61,13 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._node = node = LocalNode(
-                    settings, engine, vad_factory(settings), tasks, port_offset=configure.index, on_end=self._tell_ended
+                    settings,
+                    engine,
+                    vad_factory(settings),
+                    tasks,
+                    make_judge=turn_judge_factory(settings),
+                    port_offset=configure.index,
+                    on_end=self._tell_ended,
                 )
                 gc.collect()
                 gc.freeze()  # what lives as long as the process need not be looked at by every collection

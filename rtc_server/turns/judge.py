@@ -7,6 +7,9 @@ from typing import Protocol, TypeAlias
 
 from model.interface import Pcm16
 
+WINDOW_MS = 8_000
+"""How much of the end of a turn is listened to: what Smart Turn was trained on."""
+
 TurnModel: TypeAlias = Callable[[Pcm16], float]
 """The end of a turn, int16 mono 16 kHz, with the silence after it -> probability that the user is done. Takes tens of
 milliseconds."""

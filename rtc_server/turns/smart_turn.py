@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from model.interface import INPUT_SAMPLE_RATE, Pcm16
 
+from .judge import WINDOW_MS
 from .onnx_session import load_session
 
-WINDOW_MS = 8_000
 WINDOW = WINDOW_MS * INPUT_SAMPLE_RATE // 1_000
 FRAME = 400  # samples, 25 ms
 HOP = 160

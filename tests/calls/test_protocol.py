@@ -565,3 +565,68 @@ def test_a_flood_of_responses_is_refused_and_spoken_turns_are_not() -> None:
     call.be_quiet(41_000)
     call.send(type="response.create", response={"conversation": "none", "instructions": "Hi."})
     assert len(call.sent("error")) == 1
+
+
+# --- semantic_vad
+
+
+def semantic_call(eagerness: str = "medium") -> VirtualCall:
+    call = VirtualCall()
+    detection = {"type": "semantic_vad", "eagerness": eagerness}
+    call.send(type="session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": detection}}})
+    assert not call.sent("error"), call.sent("error")
+    call.say(700)
+    call.be_quiet(200)
+    assert len(call.judged) == 1, "the turn model is asked at the pause"
+    return call
+
+
+def test_a_turn_that_sounds_and_reads_complete_is_answered_soon() -> None:
+    call = semantic_call()
+    call.engine(Transcript(call.requests[-1].response_id, "What time is it?", 0.0))
+    call.sounds_complete(0.99)
+    call.be_quiet(400)
+    assert call.sent("input_audio_buffer.speech_stopped")
+    assert call.sent("response.created")
+
+
+@pytest.mark.parametrize(("eagerness", "longest_ms"), [("high", 2_000), ("auto", 4_000), ("low", 8_000)])
+def test_a_turn_that_nobody_judges_waits_as_long_as_the_eagerness_allows(eagerness: str, longest_ms: int) -> None:
+    call = semantic_call(eagerness)
+    call.be_quiet(longest_ms - 400)
+    assert not call.sent("input_audio_buffer.speech_stopped")
+    call.be_quiet(400)
+    assert call.sent("input_audio_buffer.speech_stopped")
+
+
+def test_a_turn_that_breaks_off_is_waited_for() -> None:
+    call = semantic_call()
+    call.engine(Transcript(call.requests[-1].response_id, "I would like to know and", 0.0))
+    call.sounds_complete(0.1)
+    call.be_quiet(2_000)
+    assert not call.sent("input_audio_buffer.speech_stopped")
+    call.say(500)
+    assert call.is_judging_stopped
+    call.be_quiet(200)
+    assert len(call.judged) == 2, "each pause is judged anew"
+    call.engine(Transcript(call.requests[-1].response_id, "I would like to know and see it.", 0.0))
+    call.sounds_complete(1.0)
+    call.be_quiet(600)
+    assert len(call.sent("input_audio_buffer.speech_stopped")) == 1
+    assert call.sent("conversation.item.input_audio_transcription.completed")[0]["transcript"].startswith("I would")
+
+
+def test_an_answer_that_comes_late_ends_the_turn_at_once() -> None:
+    call = semantic_call()
+    call.be_quiet(1_500)
+    call.engine(Transcript(call.requests[-1].response_id, "What time is it?", 0.0))
+    call.sounds_complete(1.0)
+    assert call.sent("input_audio_buffer.speech_stopped")
+
+
+def test_an_answer_after_the_turn_is_over_changes_nothing() -> None:
+    call = semantic_call("high")
+    call.be_quiet(2_200)
+    kinds = call.kinds()
+    call.sounds_complete(0.0)
+    assert call.kinds() == kinds

@@ -28,17 +28,28 @@ from rtc_server.audio.pcm import FRAME_MS, INPUT_SAMPLE_RATE
 from rtc_server.audio.playout import Playout
 from rtc_server.calls.client_events import ClientEvents, pcm_clip
 from rtc_server.calls.core import CallCore, CoreSettings
-from rtc_server.calls.intents import CancelRequest, GrantAudio, Observe, SendAudio, SendEvent, SubmitRequest
+from rtc_server.calls.intents import (
+    CancelRequest,
+    GrantAudio,
+    JudgeTurn,
+    Observe,
+    SendAudio,
+    SendEvent,
+    StopJudging,
+    SubmitRequest,
+)
 from rtc_server.realtime.events import MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.session import (
     Audio,
     AudioInput,
     AudioOutput,
     Capabilities,
+    SemanticVad,
     ServerVad,
     SessionConfig,
     Transcription,
 )
+from rtc_server.turns.completion import LONGEST_WAIT_MS
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.vad import EnergyVoiceDetector
@@ -112,6 +123,9 @@ class VirtualCall:
         self.granted: list[tuple[str, int]] = []
         self.observed: list[Observe] = []
         self.frames: list[Pcm16] = []
+        self.judged: list[Pcm16] = []
+        """What the turn model was asked about."""
+        self.is_judging_stopped = False
         self.sent_audio: dict[str, list[Pcm16]] = {}
         """What went out in events, by item."""
 
@@ -122,10 +136,11 @@ class VirtualCall:
     def _on_session(self, session: SessionConfig) -> None:
         detection = session.audio.input.turn_detection
         values = detection if isinstance(detection, ServerVad) else ServerVad()
+        silence_ms = values.silence_duration_ms
+        if isinstance(detection, SemanticVad):
+            silence_ms = LONGEST_WAIT_MS[detection.eagerness]
         self.detector.update(
-            TurnDetectorConfig(
-                is_enabled=detection is not None, silence_duration_ms=values.silence_duration_ms, **SETTINGS
-            )
+            TurnDetectorConfig(is_enabled=detection is not None, silence_duration_ms=silence_ms, **SETTINGS)
         )
 
     # --- the user
@@ -177,8 +192,17 @@ class VirtualCall:
                     self.cancelled.append(response_id)
                 case GrantAudio(response_id, audio_ms):
                     self.granted.append((response_id, audio_ms))
+                case JudgeTurn(audio):
+                    self.judged.append(audio)
+                case StopJudging():
+                    self.is_judging_stopped = True
                 case Observe():
                     self.observed.append(output)
+
+    def sounds_complete(self, probability: float) -> None:
+        """The turn model answers."""
+        self.core.receive_completion(probability, self.now)
+        self._drain()
 
     # --- the engine
 
