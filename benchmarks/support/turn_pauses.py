@@ -16,7 +16,8 @@ from model.interface import INPUT_SAMPLE_RATE, Pcm16
 from rtc_server.turns.completion import transcript_completion
 from rtc_server.turns.detector import TurnDetector, TurnDetectorConfig
 from rtc_server.turns.events import SpeechPaused, SpeechResumed
-from rtc_server.turns.judge import WINDOW_MS, SmartTurn
+from rtc_server.turns.judge import WINDOW_MS
+from rtc_server.turns.smart_turn import SmartTurn
 from rtc_server.turns.vad_factory import create_detector
 
 MS = INPUT_SAMPLE_RATE // 1_000

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from aiortc import (
+    InvalidStateError,
     RTCCertificate,
     RTCPeerConnection,
     RTCRtpReceiver,
@@ -272,6 +273,21 @@ def process_certificate() -> RTCCertificate:
 def use_process_certificate(pc: RTCPeerConnection) -> None:
     """Give a new peer connection the process's certificate; before its first description."""
     pc._RTCPeerConnection__certificates = [process_certificate()]  # type: ignore[attr-defined]
+
+
+def expect_closing(pc: RTCPeerConnection) -> None:
+    """Let a new peer connection be closed while it connects: aiortc connects in a task that nobody waits for, which
+    then fails and is reported as an exception that was never retrieved. Before its first description."""
+    connect = pc._RTCPeerConnection__connect  # type: ignore[attr-defined]
+
+    async def connect_unless_closed() -> None:
+        try:
+            await connect()
+        except (InvalidStateError, ConnectionError):
+            if pc.signalingState != "closed":
+                raise
+
+    pc._RTCPeerConnection__connect = connect_unless_closed  # type: ignore[attr-defined]
 
 
 def set_codecs(transceiver: RTCRtpTransceiver, codecs: Sequence[RTCRtpCodecParameters]) -> None:

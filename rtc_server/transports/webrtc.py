@@ -39,7 +39,13 @@ from rtc_server.network.path import MediaPath
 from rtc_server.network.sockets import MediaSockets
 from rtc_server.realtime.words import Event
 
-from .aiortc_media import add_header_extension, media_of, set_codecs, use_process_certificate
+from .aiortc_media import (
+    add_header_extension,
+    expect_closing,
+    media_of,
+    set_codecs,
+    use_process_certificate,
+)
 from .aiortc_sctp import guard_data_channel
 from .base import MediaSink
 from .fragments import IceFragment, IceUpdate, restart_fragment
@@ -96,6 +102,7 @@ class WebRtcTransport:
         # Always pass the list: aiortc's default configuration names a public STUN server.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         use_process_certificate(self._pc)
+        expect_closing(self._pc)
         self._options = options
         self._resources = resources
         self._path = MediaPath()

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import StreamStatistics
@@ -32,6 +32,7 @@ from rtc_server.transports import aiortc_media
 from rtc_server.transports.aiortc_media import (
     add_header_extension,
     check_upstream,
+    expect_closing,
     media_of,
     ntp_now,
     process_certificate,
@@ -287,6 +288,32 @@ async def test_one_certificate_serves_every_call_of_the_process() -> None:
     async with bound_pair() as (_, _, callee):
         digest = process_certificate().getFingerprints()[0].value
         assert digest in callee.localDescription.sdp
+
+
+async def test_a_peer_that_is_closed_while_it_connects_fails_in_silence() -> None:
+    caller, callee = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
+    called, fails = asyncio.Event(), False
+
+    async def connect() -> None:
+        called.set()
+        if fails:
+            raise InvalidStateError("RTCIceTransport is closed")
+
+    callee._RTCPeerConnection__connect = connect  # type: ignore[attr-defined]
+    expect_closing(callee)
+    caller.createDataChannel("events")
+    with host_addresses(["127.0.0.1"]):
+        await caller.setLocalDescription(await caller.createOffer())
+        await callee.setRemoteDescription(caller.localDescription)
+        await callee.setLocalDescription(await callee.createAnswer())
+    async with asyncio.timeout(5):
+        await called.wait()  # aiortc looks its own method up on the peer
+    fails = True
+    with pytest.raises(InvalidStateError):
+        await callee._RTCPeerConnection__connect()  # type: ignore[attr-defined]
+    await callee.close()
+    await callee._RTCPeerConnection__connect()  # type: ignore[attr-defined]
+    await caller.close()
 
 
 @pytest.mark.parametrize("name", aiortc_media.VERSIONS)
