@@ -44,6 +44,10 @@ class ServerProcess:
     process: subprocess.Popen[bytes]
     log_path: Path
     """Standard output and error of the server, together."""
+    https_url: str = ""
+    """The same server over TLS; "" without."""
+    ca_path: Path | None = None
+    """The authority that signed its certificate."""
 
     @property
     def log(self) -> str:
@@ -108,22 +112,28 @@ def server_process(
     *,
     port: int | None = None,
     wait: bool = True,
+    tls: bool = False,
 ) -> Iterator[ServerProcess]:
     """`with server_process("cascade", {"server.max_calls": 1}) as server:` is a warm server on loopback.
 
-    `settings` are dotted keys as in config/server.toml. `wait=False` yields at once, before the models are loaded.
-    Leaving the block stops it and checks the exit code; after an exception in the block it only stops it."""
+    `settings` are dotted keys as in config/server.toml. `wait=False` yields at once, before the models are loaded; with
+    `tls` it listens for HTTPS too. Leaving the block stops it and checks the exit code; after an exception in the block
+    it only stops it."""
     port = free_port() if port is None else port
     with tempfile.TemporaryDirectory(prefix="rtc-server-test-") as folder:
         config, log_path = Path(folder) / "server.toml", Path(folder) / "server.log"
-        config.write_text(as_toml({**DEFAULTS, **(settings or {})}), encoding="utf-8")
-        arguments = ["serve", "--host", "127.0.0.1", "--http-port", str(port), "--no-tls"]
+        certs = Path(folder) / "certs"
+        https_port = free_port() if tls else 0
+        values = {**DEFAULTS, "server.https_port": https_port, "server.certs_dir": str(certs), **(settings or {})}
+        config.write_text(as_toml(values), encoding="utf-8")
+        arguments = ["serve", "--host", "127.0.0.1", "--http-port", str(port), "--tls" if tls else "--no-tls"]
         command = [sys.executable, "-m", "rtc_server", *arguments, "--backend", backend, "--config", str(config)]
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_env()
             )
-        server = ServerProcess(f"http://127.0.0.1:{port}", process, log_path)
+        secure = (f"https://127.0.0.1:{https_port}", certs / "ca.pem") if tls else ("", None)
+        server = ServerProcess(f"http://127.0.0.1:{port}", process, log_path, *secure)
         try:
             if wait:
                 server.wait_until_ready()
