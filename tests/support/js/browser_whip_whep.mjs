@@ -1,0 +1,54 @@
+// `whip-whep` in a page: speak through WHIP, and hear through WHEP or through the same connection.
+// run({whip, whep, key}) -> report; without `whep` the WHIP connection goes both ways.
+
+import { WHEPClient } from "whip-whep/whep.js";
+import { WHIPClient } from "whip-whep/whip.js";
+
+import { Room } from "./browser_room.mjs";
+import { Dialogue, pause } from "./dialogue.mjs";
+
+window.run = async (given) => {
+  const dialogue = new Dialogue((name) => room.say(name));
+  const room = await Room.open((samples, rate, at) => dialogue.hear(samples, rate, at));
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  const speaking = new RTCPeerConnection();
+  speaking.addTransceiver(stream.getAudioTracks()[0], { direction: given.whep ? "sendonly" : "sendrecv" });
+  const whip = new WHIPClient();
+  let whep = null;
+  const isConnected = (peer) => dialogue.until(() => peer.connectionState === "connected", "the connection");
+  try {
+    await whip.publish(speaking, given.whip, given.key);
+    await isConnected(speaking);
+    if (given.whep) {
+      const hearing = new RTCPeerConnection();
+      hearing.addTransceiver("audio", { direction: "recvonly" });
+      whep = new WHEPClient();
+      await whep.view(hearing, given.whep.replace("{call_id}", whip.resourceURL.pathname.split("/").pop()), given.key);
+      await isConnected(hearing);
+    }
+    let restart = null;
+    if (given.restarts) {
+      const before = await ports(speaking);
+      await whip.restart();
+      await dialogue.until(() => whip.restartIce === null, "the answer to the restart");
+      await pause(200);
+      await isConnected(speaking);
+      restart = { before, after: await ports(speaking) };
+    }
+    const turns = await dialogue.runBySound();
+    return dialogue.report({ ...turns, restart, resource: whip.resourceURL.pathname });
+  } finally {
+    await whep?.stop();
+    await whip.stop();
+    await room.close();
+  }
+};
+
+// Local and remote port of the pair in use.
+async function ports(peer) {
+  const stats = [...(await peer.getStats()).values()];
+  const transport = stats.find(({ type }) => type === "transport");
+  const pair = stats.find(({ id }) => id === transport.selectedCandidatePairId);
+  const port = (id) => stats.find((entry) => entry.id === id)?.port;
+  return [port(pair.localCandidateId), port(pair.remoteCandidateId)];
+}
