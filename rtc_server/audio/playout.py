@@ -97,6 +97,11 @@ class Playout:
         return self._is_paused
 
     @property
+    def has_tail(self) -> bool:
+        """The fade of a flushed reply has not been pulled yet: the next frame is it."""
+        return self._tail is not None
+
+    @property
     def is_idle(self) -> bool:
         """No reply is waiting to play or playing."""
         return self._reply is None or self._reply.is_over

@@ -34,7 +34,7 @@ from rtc_server.realtime.conversation import (
     ItemStatus,
     heard_text,
 )
-from rtc_server.realtime.words import NewId
+from rtc_server.realtime.words import Event, NewId
 
 from .announcements import Announcer
 from .intents import CancelRequest, GrantAudio, Outbox, SendAudio, SubmitRequest
@@ -82,6 +82,7 @@ class Replies:
         self._on_forgotten = on_forgotten
         self._alive: dict[str, Response] = {}  # held, generating or playing
         self._sound = ReplyPlayout(playout, settings.engine_sample_rate)
+        self._after_tail: list[Event] = []  # "cleared" of a reply whose fade leaves with the next frame
         self.has_spoken = False  # from the first audio on, the voice is fixed
 
     def __iter__(self) -> Iterator[Response]:
@@ -236,7 +237,11 @@ class Replies:
         for response in [r for r in self._alive.values() if r.is_floor_holder]:
             is_playing = flushed.response_id == response.response_id
             if response.output_started and not self._settings.audio_in_events:
-                self._outbox.send(self._announce.output_buffer("cleared", response.response_id))
+                cleared = self._announce.output_buffer("cleared", response.response_id)
+                if is_playing and self._playout.has_tail:
+                    self._after_tail += cleared
+                else:
+                    self._outbox.send(cleared)
             played_ms = round(flushed.played_ms) if is_playing else 0
             if response.is_generating:
                 self._outbox.add(CancelRequest(response.response_id))
@@ -326,6 +331,9 @@ class Replies:
 
     def on_frame(self, frame: PlayoutFrame, now: float) -> Response | None:
         """A frame was pulled. Returns the response that has played its last."""
+        if self._after_tail:
+            self._outbox.send(self._after_tail)
+            self._after_tail = []
         response = None if frame.response_id is None else self._alive.get(frame.response_id)
         if response is None:
             return None

@@ -351,6 +351,20 @@ def test_cancel_stops_generation_and_clear_stops_the_sound() -> None:
     assert call.sent("conversation.item.truncated")
 
 
+def test_cleared_is_told_when_not_one_sample_follows() -> None:
+    call = VirtualCall()
+    talking(call)
+    call.send(type="response.cancel")
+    call.forget()
+    call.send(type="output_audio_buffer.clear")
+    assert not call.sent("output_audio_buffer.cleared"), "the fade of 5 ms has yet to leave"
+    call.be_quiet(20)
+    assert call.sent("output_audio_buffer.cleared")
+    call.frames.clear()
+    call.be_quiet(200)
+    assert call.heard() == 0
+
+
 def test_only_one_response_at_a_time() -> None:
     call = VirtualCall()
     talking(call)

@@ -27,15 +27,15 @@ def sent_packets(report: Report) -> Iterator[tuple[float, float]]:
         yield time + offset, packet["rms"]
 
 
-def assert_nothing_after_cleared(report: Report, response_id: str, fade_ms: float = 0.0) -> None:
-    """No sound is sent between `output_audio_buffer.cleared` and the next reply, but for the end of a fade."""
+def assert_nothing_after_cleared(report: Report, response_id: str) -> None:
+    """No sound is sent between `output_audio_buffer.cleared` and the next reply."""
     (cleared,) = events_of(report, "output_audio_buffer.cleared", response_id=response_id)
     begins = [event["at"] for event in events_of(report, "output_audio_buffer.started")]
     until = min([at for at in begins if at > cleared["at"]], default=float("inf"))
     late = [
         round(at - cleared["at"])
         for at, rms in sent_packets(report)
-        if cleared["at"] + STAMP_MS + fade_ms < at < until - 2 * STAMP_MS and rms > AUDIBLE
+        if cleared["at"] + STAMP_MS < at < until - 2 * STAMP_MS and rms > AUDIBLE
     ]
     assert not late, f"packets with sound were sent {late} ms after the reply was cleared"
 

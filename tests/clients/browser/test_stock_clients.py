@@ -7,7 +7,6 @@ from openai import OpenAI
 
 from tests.clients.browser.conftest import RunClient
 from tests.clients.browser.playback import (
-    FRAME_MS,
     assert_nothing_after_cleared,
     assert_truncated_where_it_stopped,
 )
@@ -43,7 +42,7 @@ def test_the_agents_sdk_and_what_it_really_plays(
     assert report["callId"].startswith("rtc_"), "Location is exposed to pages of other origins"
     # The user's voice has paused the reply before it is cleared; the client's "stop" is heard as a short fade.
     assert_nothing_after_cleared(report, report["first"])
-    assert_nothing_after_cleared(report, report["stopped"], FRAME_MS)
+    assert_nothing_after_cleared(report, report["stopped"])
     for response_id in (report["first"], report["stopped"]):
         assert_truncated_where_it_stopped(report, response_id)
 
