@@ -1,7 +1,7 @@
 """The engine without a model: it repeats what was said. For tests, benchmarks and trying out the media path.
 
-An audio turn comes back as the same audio; a text turn comes back as text without sound. There are no
-threads: everything happens in `step`.
+An audio turn comes back as the same audio, or as a sentence about it where only text is wanted; a text turn comes
+back as text without sound. There are no threads: everything happens in `step`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from model.interface import (
     ResponseDone,
     ResponseStarted,
     TextDelta,
+    ToolResultItem,
     Wake,
 )
 
@@ -45,7 +46,7 @@ class _Echo:
     def remaining(self) -> int:
         """Samples still to emit."""
         audio = self.request.audio
-        return 0 if audio is None else len(audio) - self.num_emitted
+        return 0 if audio is None or self.request.output == "text" else len(audio) - self.num_emitted
 
     @property
     def can_move(self) -> bool:
@@ -105,8 +106,8 @@ class EchoEngine:
         if not echo.is_started:
             echo.is_started = True
             events.append(ResponseStarted(request.response_id, now))
-            if request.audio is None:
-                events.append(TextDelta(request.response_id, _last_text(request), now))
+            if text := _text(request):
+                events.append(TextDelta(request.response_id, text, now))
         size = echo.credit.piece(echo.remaining)
         if request.audio is not None and size:
             piece = request.audio[echo.num_emitted : echo.num_emitted + size].copy()
@@ -119,9 +120,15 @@ class EchoEngine:
         return events
 
 
-def _last_text(request: GenerateRequest) -> str:
-    last = request.items[-1] if request.items else None
-    return last.text if isinstance(last, ConversationItem) else request.instructions
+def _text(request: GenerateRequest) -> str:
+    if request.audio is not None:
+        seconds = len(request.audio) / INPUT_SAMPLE_RATE
+        return f"I heard {seconds:.1f} seconds of audio." if request.output == "text" else ""
+    match request.items[-1] if request.items else None:
+        case ConversationItem(text=text) | ToolResultItem(output=text):
+            return text
+        case _:
+            return request.instructions
 
 
 def create(options: Mapping[str, object], wake: Wake) -> EchoEngine:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
-from model.interface import EngineInfo, GenerateRequest
+from model.interface import EngineInfo, GenerateRequest, OutputMode, ToolChoice
 
 MAX_TURN_SECONDS = 120  # the server cuts turns at half a minute; beyond this a request is a mistake
 MAX_PIECE_MS = 200
 """Longest `AudioDelta`: small enough to be cut at an interruption, large enough not to flood the pipe."""
+MAX_TOOLS = 128
+MAX_TOOL_NAME = 128  # characters
 
 
 def check_request(request: GenerateRequest, info: EngineInfo) -> None:
@@ -21,6 +25,11 @@ def check_request(request: GenerateRequest, info: EngineInfo) -> None:
         raise ValueError(f"max_output_tokens is {request.max_output_tokens}; it must be at least 1 or None.")
     if request.audio_credit_ms < 0:
         raise ValueError(f"audio_credit_ms is {request.audio_credit_ms}; it must not be negative.")
+    slowest, fastest = info.speed_range
+    if not slowest <= request.speed <= fastest:  # NaN is refused too
+        raise ValueError(f"speed is {request.speed}; {info.name} speaks at {slowest} to {fastest}.")
+    _check_output(request, info)
+    _check_tools(request, info)
     if request.audio is None:
         if not request.items and not request.instructions:
             raise ValueError("A request without audio needs items or instructions to follow.")
@@ -28,6 +37,36 @@ def check_request(request: GenerateRequest, info: EngineInfo) -> None:
             raise ValueError("pauses need audio.")
     else:
         _check_audio(request.audio, request.pauses)
+
+
+def _check_output(request: GenerateRequest, info: EngineInfo) -> None:
+    if request.output not in get_args(OutputMode):
+        raise ValueError(f"output {request.output!r} is not known; use one of {', '.join(get_args(OutputMode))}.")
+    if request.output == "transcript":
+        if not info.gives_transcripts:
+            raise ValueError(f"{info.name} gives no transcripts, so output cannot be 'transcript'.")
+        if request.audio is None:
+            raise ValueError("output 'transcript' needs audio.")
+
+
+def _check_tools(request: GenerateRequest, info: EngineInfo) -> None:
+    if request.tool_choice not in get_args(ToolChoice):
+        known = ", ".join(get_args(ToolChoice))
+        raise ValueError(f"tool_choice {request.tool_choice!r} is not known; use one of {known}.")
+    if not request.tools:
+        if request.tool_choice == "required":
+            raise ValueError("tool_choice 'required' needs tools.")
+        return
+    if not info.supports_tools:
+        raise ValueError(f"{info.name} cannot call tools.")
+    names = [tool.name for tool in request.tools]
+    if len(names) > MAX_TOOLS:
+        raise ValueError(f"{len(names)} tools were given; at most {MAX_TOOLS} are possible.")
+    if len(set(names)) != len(names):
+        raise ValueError("Two tools have the same name.")
+    for name in names:
+        if not 0 < len(name) <= MAX_TOOL_NAME or not name.isprintable():
+            raise ValueError(f"A tool's name must be 1 to {MAX_TOOL_NAME} printable characters; got {name[:80]!r}.")
 
 
 def _check_audio(audio: np.ndarray, pauses: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ engine, idle) and `disposable` (one that the test may close)."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import defaultdict
@@ -24,7 +25,12 @@ from model.interface import (
     ResponseStarted,
     SpeechEngine,
     TextDelta,
+    ToolCallDelta,
+    ToolCallItem,
+    ToolResultItem,
+    ToolSpec,
     Transcript,
+    TranscriptDelta,
     Wake,
 )
 from tests.support.recordings import recording
@@ -133,7 +139,13 @@ def assert_lawful(driver: Driver, key: str) -> None:
     kinds = [type(event) for event in events]
     if Transcript in kinds:
         assert kinds.count(Transcript) == 1
-        assert kinds.index(Transcript) == 1, "the transcript comes before any text"
+        before = kinds[1 : kinds.index(Transcript)]
+        assert set(before) <= {TranscriptDelta}, "the transcript comes before any text"
+        assert kinds.count(TranscriptDelta) == len(before)
+        pieces = [event.text for event in driver.of(key, TranscriptDelta)]
+        assert all(pieces)
+        assert not pieces or "".join(pieces) == driver.transcript(key)
+    assert_lawful_calls(driver, key)
     ends = [event.text_end for event in driver.of(key, AudioDelta) if event.text_end is not None]
     assert ends == sorted(ends)
     assert not ends or ends[-1] <= len(driver.text(key))
@@ -142,6 +154,23 @@ def assert_lawful(driver: Driver, key: str) -> None:
         assert 0 < len(event.pcm) <= MAX_PIECE_MS * driver.engine.info.sample_rate // 1000
     assert [event.at for event in events] == pytest.approx([event.at for event in events], abs=PATIENCE_SECONDS)
 
+
+def assert_lawful_calls(driver: Driver, key: str) -> None:
+    """The calls of a response that ended well are complete, in order, and stand alone."""
+    pieces = driver.of(key, ToolCallDelta)
+    if not pieces or driver.done(key).status != "completed":
+        return
+    assert not driver.of(key, TextDelta)
+    assert not driver.of(key, AudioDelta)
+    assert [piece.index for piece in pieces] == sorted(piece.index for piece in pieces)
+    for index in range(pieces[-1].index + 1):
+        call = [piece for piece in pieces if piece.index == index]
+        assert [piece.is_last for piece in call] == [False] * (len(call) - 1) + [True]
+        assert len({piece.name for piece in call}) == 1
+        assert isinstance(json.loads("".join(piece.arguments for piece in call)), dict)
+
+
+SPOON = ToolSpec("order_spoon", "Order spoons.", {"type": "object", "properties": {"count": {"type": "integer"}}})
 
 BAD_REQUESTS: dict[str, dict[str, object]] = {
     "float audio": {"audio": np.zeros(1600, np.float32)},
@@ -154,6 +183,15 @@ BAD_REQUESTS: dict[str, dict[str, object]] = {
     "falling pauses": {"pauses": (900, 300)},
     "a pause outside": {"pauses": (900_000,)},
     "no id": {"response_id": ""},
+    "too slow": {"speed": 0.1},
+    "too fast": {"speed": 9.0},
+    "no speed": {"speed": float("nan")},
+    "unknown output": {"output": "smell"},
+    "transcript of text": {"output": "transcript", "audio": None},
+    "unknown choice": {"tool_choice": "maybe"},
+    "a required tool that is not there": {"tool_choice": "required"},
+    "two tools of one name": {"tools": (SPOON, SPOON)},
+    "a tool without a name": {"tools": (replace(SPOON, name=""),)},
 }
 
 
@@ -284,6 +322,69 @@ class EngineContract:
         disposable.engine.close()
         disposable.engine.close()
         assert not disposable.events[key]
+
+    @pytest.mark.parametrize("from_audio", [True, False])
+    def test_a_text_reply_has_no_sound(self, driver: Driver, from_audio: bool) -> None:
+        audio = recording("f0_rms") if from_audio else None
+        key = driver.say(audio, text="Hello!", output="text", audio_credit_ms=0)
+        assert_lawful(driver, key)
+        assert driver.done(key).status in ("completed", "incomplete")
+        assert driver.text(key).strip()
+        assert not driver.of(key, AudioDelta)
+
+    def test_a_transcript_alone_is_possible_where_there_are_transcripts(self, driver: Driver) -> None:
+        if not driver.engine.info.gives_transcripts:
+            with pytest.raises(ValueError, match=r"transcript.*\.$"):
+                driver.submit(recording("f0_rms"), output="transcript")
+            return
+        key = driver.say(recording("f0_rms"), output="transcript", audio_credit_ms=0)
+        assert_lawful(driver, key)
+        assert driver.transcript(key)
+        assert driver.done(key).status == "completed"
+        kinds = {type(event) for event in driver.events[key]}
+        assert kinds <= {ResponseStarted, TranscriptDelta, Transcript, ResponseDone}
+
+    @pytest.mark.parametrize(
+        "items",
+        [
+            (ConversationItem("user", "Hello."), ConversationItem("assistant", "Hello! How are you?")),
+            (ConversationItem("system", "Tell the user that it is time for lunch."),),
+            (ConversationItem("user", "Order a spoon."), ToolCallItem("c1", "order_spoon", '{"count": 1}')),
+            (
+                ConversationItem("user", "How much is a spoon?"),
+                ToolCallItem("c1", "get_price", "{}"),
+                ToolResultItem("c1", '{"price": "2 euros"}'),
+            ),
+            (),
+        ],
+        ids=["assistant", "system", "call", "result", "nothing"],
+    )
+    def test_a_reply_can_follow_anything(self, driver: Driver, items: tuple[object, ...]) -> None:
+        request = replace(driver.request(), items=items, instructions="Say hello to the user.")
+        driver.engine.submit(request)
+        driver.finish(request.response_id)
+        assert_lawful(driver, request.response_id)
+        assert driver.done(request.response_id).status in ("completed", "incomplete")
+        assert driver.text(request.response_id).strip()
+
+    def test_both_ends_of_the_speed_are_spoken(self, driver: Driver) -> None:
+        slow, fast = (driver.say(recording("f0_rms"), speed=speed, seed=1) for speed in driver.engine.info.speed_range)
+        assert_lawful(driver, slow)
+        assert_lawful(driver, fast)
+        assert driver.audio_ms(slow) >= driver.audio_ms(fast) > 0
+
+    def test_tools_are_taken_or_refused_as_announced(self, driver: Driver) -> None:
+        if not driver.engine.info.supports_tools:
+            with pytest.raises(ValueError, match="tools"):
+                driver.submit(text="Order two spoons.", tools=(SPOON,))
+            return
+        key = driver.say(text="Order two spoons.", tools=(SPOON,), tool_choice="required")
+        assert_lawful(driver, key)
+        assert {piece.name for piece in driver.of(key, ToolCallDelta)} == {"order_spoon"}
+        key = driver.say(text="Order two spoons.", tools=(SPOON,), tool_choice="none")
+        assert_lawful(driver, key)
+        assert not driver.of(key, ToolCallDelta)
+        assert driver.text(key)
 
     def test_the_description_fits(self, driver: Driver) -> None:
         info = driver.engine.info

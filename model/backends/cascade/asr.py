@@ -6,6 +6,7 @@ token by token (about 2 ms each). What to recognise, and what is already known, 
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -65,10 +66,13 @@ class Recognizer:
             if node.name.startswith("past_key_values")
         }
 
-    def recognize(self, pcm: Pcm16, is_cancelled: Callable[[], bool]) -> str | None:
+    def recognize(
+        self, pcm: Pcm16, is_cancelled: Callable[[], bool], on_text: Callable[[str], None] = lambda text: None
+    ) -> str | None:
         """pcm [S] int16 at 16 kHz -> text, stripped; "" where no words were found.
 
-        `is_cancelled` is asked between tokens; when it says True the work stops and None is returned."""
+        `on_text` gets each piece of it as it is written; joined they are the text. `is_cancelled` is asked between
+        tokens; when it says True the work stops and None is returned."""
         assert pcm.ndim == 1, pcm.shape
         assert pcm.dtype == np.int16, pcm.dtype
         pcm = spoken_part(pcm)
@@ -81,8 +85,16 @@ class Recognizer:
         feed: dict[str, object] = {"input_values": audio, "attention_mask": mask}
         (hidden,) = self._encoder.run(None, {k: v for k, v in feed.items() if k in self._encoder_inputs})
         limit = int(len(pcm) / INPUT_SAMPLE_RATE * TOKENS_PER_SECOND) + EXTRA_TOKENS
-        tokens = self._decode(hidden, mask, limit, is_cancelled)
-        return None if tokens is None else detokenize(tokens, self._vocabulary)
+        detokenizer = Detokenizer(self._vocabulary)
+        pieces: list[str] = []
+
+        def write(token: int) -> None:
+            if piece := detokenizer.feed(token):
+                pieces.append(piece)
+                on_text(piece)
+
+        is_complete = self._decode(hidden, mask, limit, is_cancelled, write)
+        return "".join(pieces) if is_complete else None
 
     def _decode(
         self,
@@ -90,13 +102,14 @@ class Recognizer:
         mask: NDArray[np.int64],
         limit: int,
         is_cancelled: Callable[[], bool],
-    ) -> list[int] | None:
-        """hidden [1, T, 288] -> at most `limit` tokens, greedily; None when cancelled."""
+        on_token: Callable[[int], None],
+    ) -> bool:
+        """hidden [1, T, 288] -> at most `limit` tokens, greedily; False when cancelled."""
         past: dict[str, object] = dict(self._empty_past)
         tokens = [START_TOKEN]
         while len(tokens) <= limit:
             if is_cancelled():
-                return None
+                return False
             is_first = len(tokens) == 1
             feed: dict[str, object] = past | {
                 "input_ids": np.array([[tokens[-1]]], np.int64),
@@ -112,9 +125,10 @@ class Recognizer:
             if token == END_TOKEN or tokens[-MAX_TOKEN_RUN:] == [token] * MAX_TOKEN_RUN:
                 break
             tokens.append(token)
+            on_token(token)
             for name, value in zip(names[1:], state, strict=True):
                 past[name.replace("present", "past_key_values")] = value
-        return tokens[1:]
+        return True
 
 
 def spoken_part(pcm: Pcm16) -> Pcm16:
@@ -146,14 +160,29 @@ def read_vocabulary(data: bytes) -> list[bytes]:
     return tokens
 
 
-def detokenize(tokens: list[int], vocabulary: list[bytes]) -> str:
-    """Token ids -> stripped text. Control tokens such as `</s>` vanish; byte tokens `<0x41>` are joined."""
-    pieces: list[bytes] = []
-    for token in tokens:
-        piece = vocabulary[token]
+class Detokenizer:
+    """Tokens -> text, piece by piece. The pieces joined are stripped: a blank waits for what follows it.
+
+    Control tokens such as `</s>` vanish; byte tokens `<0x41>` are joined."""
+
+    def __init__(self, vocabulary: list[bytes]) -> None:
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        self._blanks = ""
+        self._is_empty = True
+
+    def feed(self, token: int) -> str:
+        """What `token` adds to the text; "" where that is not known yet."""
+        piece = self._vocabulary[token]
         byte = _BYTE_TOKEN.fullmatch(piece)
         if byte is not None:
-            pieces.append(bytes([int(byte[1], 16)]))
-        elif not (piece.startswith(b"<") and piece.endswith(b">")):
-            pieces.append(piece)
-    return b"".join(pieces).decode("utf-8", "ignore").replace("\u2581", " ").strip()
+            piece = bytes([int(byte[1], 16)])
+        elif piece.startswith(b"<") and piece.endswith(b">"):
+            return ""
+        text = self._blanks + self._decoder.decode(piece).replace("\u2581", " ")
+        if self._is_empty:
+            text = text.lstrip()
+        shown = text.rstrip()
+        self._blanks = text[len(shown) :]
+        self._is_empty = self._is_empty and not shown
+        return shown

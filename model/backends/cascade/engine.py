@@ -18,7 +18,6 @@ import numpy as np
 
 from model.backends.requests import AudioCredit, check_request
 from model.interface import (
-    ConversationItem,
     EngineEvent,
     EngineFault,
     EngineInfo,
@@ -26,7 +25,9 @@ from model.interface import (
     Pcm16,
     ResponseDone,
     ResponseStarted,
+    ToolCallDelta,
     Transcript,
+    TranscriptDelta,
     Wake,
 )
 from model.registry import ModelsMissingError
@@ -41,21 +42,21 @@ from model.weights import (
 
 from .asr import Recognizer
 from .clauses import Clause, Ending
-from .llm import Completion, ContextOverflowError, LanguageModel, Sampling, Sequence
+from .llm import Completion, LanguageModel
 from .options import CascadeOptions
-from .prompt import PromptStyle, build_messages, clean
+from .prompt import PromptStyle
 from .response import Response, Ticket
 from .stages import Stage
-from .tts import SAMPLE_RATE, Speech, Voice
+from .tool_use import ToolError
+from .tts import SAMPLE_RATE, SPEED_RANGE, Speech, Voice
 from .turns import TurnMemory
+from .writing import Writer
 
 log = logging.getLogger(__name__)
 
 NAME = "cascade-demo"
 MAX_LIVE = 64
 """Responses inside the engine, queued ones included; one more fails with `engine_busy`."""
-OVERFLOW_RETRIES = 3
-"""How often a prompt is shortened when the model counts more tokens than we guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class _Recognize:
 @dataclass(frozen=True, slots=True)
 class _Write:
     ticket: Ticket
-    user_text: str
+    heard: str | None
+    """The user's words; None where there was no audio."""
 
     @property
     def is_cancelled(self) -> bool:
@@ -100,6 +102,13 @@ class _Started:
 
 
 @dataclass(frozen=True, slots=True)
+class _Heard:
+    ticket: Ticket
+    text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Recognized:
     ticket: Ticket
     text: str
@@ -110,6 +119,15 @@ class _Recognized:
 class _Wrote:
     ticket: Ticket
     text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    ticket: Ticket
+    name: str
+    arguments: str
+    is_last: bool
     at: float
 
 
@@ -132,9 +150,11 @@ class _Spoke:
 class _Failed:
     ticket: Ticket
     at: float
+    fault: EngineFault | None = None
+    """None: something raised."""
 
 
-_Result = _Started | _Recognized | _Wrote | _Written | _Spoke | _Failed
+_Result = _Started | _Heard | _Recognized | _Wrote | _Called | _Written | _Spoke | _Failed
 
 
 class CascadeEngine:
@@ -160,6 +180,8 @@ class CascadeEngine:
             max_sequences=options.max_sequences,
             gives_transcripts=True,
             voices=(options.voice,),
+            speed_range=SPEED_RANGE,
+            supports_tools=True,
             description="Small embedded demo models: they chat, and they often get facts wrong.",
         )
         self._voice = Voice(options.voice, options.tts_threads)
@@ -171,9 +193,10 @@ class CascadeEngine:
             sequences=options.max_sequences,
             context_tokens=options.context_tokens,
         )
+        self._writer = Writer(self._llm, self._style, options)
         self._live: dict[str, Response] = {}
         self._ended: list[ResponseDone] = []  # of cancelled and refused responses, until the next step
-        # Bounded by what live responses can post: their text, one transcript and one clause each.
+        # Bounded by what live responses can post: their text or call, one transcript and one clause each.
         self._results: deque[_Result] = deque()
         self._is_closed = False
         self.num_failures = 0
@@ -210,9 +233,7 @@ class CascadeEngine:
         ticket = Ticket(request)
         self._live[request.response_id] = Response(ticket, AudioCredit(SAMPLE_RATE, request.audio_credit_ms))
         if request.audio is None:
-            last = request.items[-1] if request.items else None
-            text = last.text if isinstance(last, ConversationItem) else request.instructions
-            self._writing.put(_Write(ticket, text))
+            self._writing.put(_Write(ticket, None))
         else:
             self._recognition.put(_Recognize(ticket, request.audio))
 
@@ -269,24 +290,29 @@ class CascadeEngine:
         match result:
             case _Started(at=at):
                 return [ResponseStarted(request.response_id, at)]
+            case _Heard(text=text, at=at):
+                return [TranscriptDelta(request.response_id, text, at)]
             case _Recognized(text=text, at=at):
                 return [Transcript(request.response_id, text, at), *self._after_recognition(response, text, at)]
             case _Wrote(text=text, at=at):
                 return [response.write(text, at)]
+            case _Called(name=name, arguments=arguments, is_last=is_last, at=at):
+                return [ToolCallDelta(request.response_id, 0, name, arguments, is_last, at)]
             case _Written(completion=completion):
                 response.finish_text(completion)
             case _Spoke(clause=clause, speech=speech):
                 response.add_speech(clause, speech)
-            case _Failed(at=at):
-                self.num_failures += 1
+            case _Failed(at=at, fault=fault):
                 del self._live[request.response_id]
                 result.ticket.cancel()  # its other stage may still be running
-                fault = EngineFault("internal_error", "The engine failed while it worked on this response.")
+                if fault is None:
+                    self.num_failures += 1
+                    fault = EngineFault("internal_error", "The engine failed while it worked on this response.")
                 return [ResponseDone(request.response_id, "failed", at, fault)]
         return []
 
     def _after_recognition(self, response: Response, text: str, at: float) -> list[EngineEvent]:
-        if text:
+        if text and response.ticket.request.output != "transcript":
             self._writing.put(_Write(response.ticket, text))
             return []
         del self._live[response.response_id]
@@ -309,61 +335,46 @@ class CascadeEngine:
     def _recognize(self, job: _Recognize) -> None:
         request, audio = job.ticket.request, job.audio
         self._post(_Started(job.ticket, time.monotonic()))
-        texts: list[str] = []
+        pieces: list[str] = []
+        between = ""
+
+        def hear(text: str) -> None:
+            nonlocal between
+            pieces.append(between + text)
+            self._post(_Heard(job.ticket, between + text, time.monotonic()))
+            between = ""
+
         for segment in self._memory.plan(request.turn_id, audio, request.pauses):
+            between = " " if pieces else ""
             text = self._memory.get(request.turn_id, audio, segment)
             if text is None:
-                text = self._recognizer.recognize(audio[segment.start : segment.end], lambda: job.is_cancelled)
+                text = self._recognizer.recognize(audio[segment.start : segment.end], lambda: job.is_cancelled, hear)
                 if text is None:
                     return  # cancelled
                 self._memory.put(request.turn_id, audio, segment, text)
-            texts.append(text)
-        self._post(_Recognized(job.ticket, " ".join(filter(None, texts)), time.monotonic()))
+            elif text:
+                hear(text)
+        self._post(_Recognized(job.ticket, "".join(pieces), time.monotonic()))
 
     def _write(self, job: _Write) -> None:
         request, ticket = job.ticket.request, job.ticket
         if request.audio is None:
             self._post(_Started(ticket, time.monotonic()))
-        if not clean(job.user_text):
-            self._post(_Written(ticket, Completion("stop"), time.monotonic()))
+        try:
+            completion = self._writer.write(
+                request,
+                job.heard,
+                lambda text: self._post(_Wrote(ticket, text, time.monotonic())),
+                lambda name, text, is_last: self._post(_Called(ticket, name, text, is_last, time.monotonic())),
+                lambda: ticket.is_cancelled,
+            )
+        except ToolError as error:
+            self._post(_Failed(ticket, time.monotonic(), error.fault))
             return
-
-        options = self._options
-        max_tokens = min(request.max_output_tokens or options.max_output_tokens, options.max_output_tokens)
-        sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=request.seed % 2**32,
-            stop=("\n",) if self._style.has_examples else (),
-        )
-        with self._llm.sequence(request.call_id) as sequence:
-            completion = self._fit_and_generate(sequence, job, sampling)
-            self._post(_Written(ticket, completion, time.monotonic()))
-
-    def _fit_and_generate(self, sequence: Sequence, job: _Write, sampling: Sampling) -> Completion:
-        request, ticket = job.ticket.request, job.ticket
-        items = request.items if request.audio is not None else request.items[:-1]
-        history = [item for item in items if isinstance(item, ConversationItem)]
-        budget = self._options.context_tokens - sampling.max_tokens
-        for attempt in range(OVERFLOW_RETRIES + 1):
-            messages = build_messages(self._style, request.instructions, history, job.user_text, budget)
-            try:
-                return sequence.generate(
-                    messages,
-                    sampling,
-                    lambda text: self._post(_Wrote(ticket, text, time.monotonic())),
-                    lambda: ticket.is_cancelled,
-                )
-            except ContextOverflowError as error:
-                # More tokens than estimated, as in languages that the model was not made for.
-                if attempt == OVERFLOW_RETRIES:
-                    raise
-                budget = budget * error.num_context_tokens * 9 // (error.num_prompt_tokens * 10)
-        raise AssertionError("unreachable")
+        self._post(_Written(ticket, completion, time.monotonic()))
 
     def _speak(self, job: _Speak) -> None:
-        speech = self._voice.synthesize(job.clause.text, job.after, job.seed)
+        speech = self._voice.synthesize(job.clause.text, job.after, job.seed, job.ticket.request.speed)
         self._post(_Spoke(job.ticket, job.clause, speech, time.monotonic()))
 
     def _report_failure(self, job: _Recognize | _Write | _Speak, stage: str, error: Exception) -> None:

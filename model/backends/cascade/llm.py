@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import shutil
 import socket
@@ -17,8 +18,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +66,10 @@ class Sampling:
     top_p: float
     seed: int
     stop: tuple[str, ...] = ()
+    grammar: str = ""
+    """What the text must follow: llama.cpp's GBNF, or llguidance's Lark behind "%llguidance {}"; "" is anything.
+    llama.cpp ignores an llguidance grammar that it does not understand, so look at what comes out."""
+    repeat_penalty: float = REPEAT_PENALTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,16 @@ class Completion:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
+
+
+def in_total(passes: SequenceOf[Completion]) -> Completion:
+    """Several passes as one: ended like the last, counted together."""
+    return Completion(
+        passes[-1].reason if passes else "stop",
+        sum(each.num_prompt_tokens for each in passes),
+        sum(each.num_cached_tokens for each in passes),
+        sum(each.num_output_tokens for each in passes),
+    )
 
 
 @dataclass(slots=True)
@@ -102,6 +118,68 @@ class Sequence:
 
         `is_cancelled` is asked before each piece, and every BATCH_TOKENS while the prompt is computed. Raises
         ContextOverflowError or LanguageModelError."""
+
+        def take(choice: dict[str, Any]) -> None:
+            if text := choice.get("delta", {}).get("content"):
+                on_text(text)
+
+        options = {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop),
+            "repeat_penalty": sampling.repeat_penalty,
+        }
+        if sampling.grammar:
+            options["grammar"] = sampling.grammar
+        return self._run(messages, options, take, is_cancelled)
+
+    def score(
+        self,
+        messages: Iterable[Message],
+        tokens: SequenceOf[int],
+        worth: float,
+        is_cancelled: Callable[[], bool],
+    ) -> tuple[float, Completion]:
+        """Log-likelihood of `tokens` as the reply to `messages`; given up, as -inf, once it is below `worth`.
+
+        The model is led through the tokens, which are input: the completion counts them so. Raises as `generate`."""
+        total, num_read = 0.0, 0
+
+        def read(choice: dict[str, Any]) -> None:
+            nonlocal total, num_read
+            for token in (choice.get("logprobs") or {}).get("content") or ():
+                total += token["logprob"]
+                num_read += 1
+
+        options = {
+            "max_tokens": len(tokens),
+            "temperature": 0.0,
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in tokens),
+            "logprobs": True,
+            "top_logprobs": 1,
+        }
+        if not tokens:
+            return 0.0, Completion("stop")
+        completion = self._run(messages, options, read, lambda: total < worth or is_cancelled())
+        if is_cancelled():
+            return -math.inf, completion
+        is_given_up = completion.reason == "cancelled"
+        return -math.inf if is_given_up else total, replace(
+            completion,
+            reason="stop",
+            num_prompt_tokens=completion.num_prompt_tokens + num_read,
+            num_output_tokens=0,
+        )
+
+    def _run(
+        self,
+        messages: Iterable[Message],
+        options: dict[str, Any],
+        on_choice: Callable[[dict[str, Any]], None],
+        is_cancelled: Callable[[], bool],
+    ) -> Completion:
         final: dict[str, Any] = {}
         reasons: list[str] = []
         was_cancelled = False
@@ -115,27 +193,24 @@ class Sequence:
             for choice in chunk.get("choices") or ():
                 if choice.get("finish_reason"):
                     reasons.append(choice["finish_reason"])
-                if text := choice.get("delta", {}).get("content"):
-                    on_text(text)
+                on_choice(choice)
             return False
 
         request = {
             "messages": list(messages),
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-            "stop": list(sampling.stop),
-            "repeat_penalty": REPEAT_PENALTY,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # otherwise nobody asks us before the first token
             "cache_prompt": True,
             "id_slot": self._slot,
         }
-        self._server.handle_chat_completions(request, receive)
+        try:
+            self._server.handle_chat_completions(request | options, receive)
+        except ValueError as error:  # the chat template or the grammar; its text may quote the prompt
+            raise LanguageModelError("llama.cpp refused the request.") from error
         if was_cancelled:
-            return Completion("cancelled")
+            progress = final.get("prompt_progress") or {}
+            return Completion("cancelled", progress.get("total", 0), progress.get("cache", 0))
         if "error" in final:
             raise _error(final["error"])
         usage = final.get("usage") or {}
@@ -191,6 +266,13 @@ class LanguageModel:
         for slot in self._slots[1:]:
             self._slot_action(slot.index, "restore", PREFIX_FILE)
         (self._folder / PREFIX_FILE).unlink(missing_ok=True)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The model's tokens of a text. Raises LanguageModelError."""
+        answer = self._post("/tokenize", {"content": text})
+        if answer is None:
+            raise LanguageModelError("llama.cpp did not tokenize.")
+        return [int(token) for token in json.loads(answer)["tokens"]]
 
     @contextmanager
     def sequence(self, call_id: str) -> Iterator[Sequence]:
@@ -253,14 +335,18 @@ class LanguageModel:
 
     def _slot_action(self, index: int, action: str, filename: str) -> None:
         # A lost cache costs time, never correctness, so a refusal (an empty slot, for one) is not an error.
+        self._post(f"/slots/{index}?action={action}", {"filename": filename})
+
+    def _post(self, path: str, body: dict[str, str]) -> bytes | None:
+        """What llama.cpp answers; None when it does not."""
         connection = _UnixConnection(self._socket_path)
         try:
-            body = json.dumps({"filename": filename})
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", f"/slots/{index}?action={action}", body, headers)
-            connection.getresponse().read()
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+            return answer if response.status == http.HTTPStatus.OK else None
         except (OSError, http.client.HTTPException):
-            return
+            return None
         finally:
             connection.close()
 

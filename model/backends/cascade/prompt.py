@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from model.interface import ConversationItem, Role
+from model.interface import ConversationItem, HistoryItem, Role, ToolResultItem
+
+from .tool_results import in_words
 
 DEFAULT_INSTRUCTIONS = (
     "You are Sam, a warm and friendly companion who chats out loud with the user. "
@@ -31,6 +33,9 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
     ("I'm tired.", "I'm sorry to hear that. Try to get some rest, and drink some water."),
 )
 AGREED = "Okay."
+BEGIN = "Begin."
+GO_ON = "Tell me more."
+"""The user's turn where nobody said anything: to a model that has its instructions, and after its own words."""
 
 # Turns are dropped in blocks: dropping one at every turn would move everything behind it, and the whole
 # prompt would have to be computed again each time.
@@ -64,19 +69,47 @@ class PromptStyle:
         """Everything that stands before the conversation."""
         instructions = clean(instructions or self.default_instructions)
         if not self.has_examples:
-            return [_message("system", instructions or DEFAULT_INSTRUCTIONS)]
-        messages = [_message("system", DEFAULT_INSTRUCTIONS)]
+            return [message("system", instructions or DEFAULT_INSTRUCTIONS)]
+        messages = [message("system", DEFAULT_INSTRUCTIONS)]
         for question, answer in EXAMPLES:
-            messages += [_message("user", question), _message("assistant", answer)]
+            messages += [message("user", question), message("assistant", answer)]
         if instructions:
-            messages += [_message("user", instructions), _message("assistant", AGREED)]
+            messages += [message("user", instructions), message("assistant", AGREED)]
         return messages
+
+
+def split_turn(
+    style: PromptStyle, items: Sequence[HistoryItem], instructions: str
+) -> tuple[Sequence[HistoryItem], str, str]:
+    """Where nobody spoke: the history, what takes the place of the user's words, and the instructions that are left."""
+    messages = fold(items)
+    if not messages:
+        # The small model does as it is told in the conversation; a larger one has it as its system message.
+        return ((), instructions, "") if style.has_examples else ((), BEGIN, instructions)
+    if messages[-1].role == "assistant":
+        return items, GO_ON, instructions
+    return messages[:-1], messages[-1].text, instructions
+
+
+def fold(items: Sequence[HistoryItem]) -> list[ConversationItem]:
+    """The conversation with the results of tools inside the message that brought them about. Calls are left out: what
+    they found is what matters, and their syntax makes a small model talk in it."""
+    folded: list[ConversationItem] = []
+    for item in items:
+        if isinstance(item, ConversationItem):
+            folded.append(item)
+        elif isinstance(item, ToolResultItem) and (result := in_words(item.output)):
+            if folded and folded[-1].role == "user":
+                folded[-1] = ConversationItem("user", f"{folded[-1].text} ({result})")
+            else:
+                folded.append(ConversationItem("user", f"({result})"))
+    return folded
 
 
 def build_messages(
     style: PromptStyle,
     instructions: str,
-    history: Sequence[ConversationItem],
+    history: Sequence[HistoryItem],
     user_text: str,
     budget_tokens: int,
 ) -> list[Message]:
@@ -84,9 +117,9 @@ def build_messages(
     fits, and the new turn. Instructions or a turn that alone are too long lose their beginning."""
     opening = style.opening(_tail(instructions, budget_tokens // 2))
     left = budget_tokens - estimate_tokens(opening)
-    turn = _message("user", _tail(clean(user_text), max(left // 2, 1)))
+    turn = message("user", _tail(clean(user_text), max(left // 2, 1)))
     left -= estimate_tokens([turn])
-    said = [_message(item.role, text) for item in history if (text := clean(item.text))]
+    said = [message(item.role, text) for item in fold(history) if (text := clean(item.text))]
     dropped = 0
     while dropped < len(said) and estimate_tokens(said[dropped:]) > left:
         dropped += DROP_BLOCK
@@ -103,7 +136,7 @@ def clean(text: str) -> str:
     return " ".join(_CONTROL_TOKEN.sub(" ", text).split())
 
 
-def _message(role: Role, content: str) -> Message:
+def message(role: Role, content: str) -> Message:
     return {"role": role, "content": content}
 
 

@@ -92,12 +92,13 @@ class Response:
 
     def write(self, text: str, at: float) -> TextDelta:
         """Take the next piece of text from the language model."""
-        self.clauses += self.cutter.feed(text)
+        if self.ticket.request.output == "audio":
+            self.clauses += self.cutter.feed(text)
         return TextDelta(self.response_id, text, at)
 
     def finish_text(self, completion: Completion) -> None:
         """The language model is done."""
-        self.clauses += self.cutter.flush()
+        self.clauses += self.cutter.flush()  # nothing where nothing is spoken
         self.completion = completion
 
     def next_clause(self) -> Clause | None:
