@@ -2,7 +2,7 @@
 //
 // The client is not touched: it asks for a microphone and makes its peer connection as always.
 
-const BLOCK = 1024; // samples of one report of what is played, 21 ms
+const BLOCK = 256; // samples of one report of what is played, 5 ms
 const EAR = `
 registerProcessor("ear", class extends AudioWorkletProcessor {
   constructor() {
