@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support.machine import ROOT, provenance
+from benchmarks.support.words import word_errors, words
 from model.backends.cascade.asr import Recognizer
 from model.interface import INPUT_SAMPLE_RATE, Pcm16
 from model.weights import default_models_dir
@@ -267,24 +267,6 @@ def utterances() -> list[Utterance]:
         text = own.read_text(encoding="utf-8") if own.exists() else questions[int(path.stem[1])]
         found.append(Utterance(path.stem, read_wav(path), text.strip()))
     return found
-
-
-def words(text: str) -> list[str]:
-    """Lower case, without punctuation; hyphens part words, as the transcripts do."""
-    return re.sub(r"[^a-z0-9' ]", "", text.lower().replace("-", " ").replace("mr.", "mister")).split()
-
-
-def word_errors(reference: str, heard: str) -> int:
-    """Substitutions, insertions and deletions; two words written as one count as right."""
-    wanted, got = words(reference), words(heard)
-    if "".join(wanted) == "".join(got):
-        return 0
-    row = list(range(len(got) + 1))
-    for i, word in enumerate(wanted, 1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(got, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
-    return row[-1]
 
 
 def with_silence(pcm: Pcm16, seed: int) -> Pcm16:

@@ -5,13 +5,13 @@ The reply is recognised again from the sound that arrived, so text and sound are
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.support.words import word_errors, words
 from model.backends.cascade.asr import Recognizer
 from model.weights import default_models_dir
 from rtc_server.client.recording import load_recording
@@ -31,22 +31,6 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
     return Recognizer(default_models_dir())
-
-
-def words(text: str) -> list[str]:
-    """Lower case, without punctuation and hyphens."""
-    return re.sub(r"[^a-z0-9' ]", " ", text.lower().replace("-", " ")).split()
-
-
-def word_errors(reference: str, heard: str) -> int:
-    """Substitutions, insertions and deletions between two texts (Levenshtein distance in words)."""
-    a, b = words(reference), words(heard)
-    row = list(range(len(b) + 1))
-    for i, word in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
-    return row[-1]
 
 
 def recognised(recognizer: Recognizer, pcm: np.ndarray) -> str:
