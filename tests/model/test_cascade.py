@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.support.words import word_errors, words
 from model.backends.cascade.asr import Recognizer
 from model.backends.cascade.engine import MAX_LIVE, CascadeEngine
 from model.backends.cascade.llm import remove_stale_folders
@@ -24,6 +25,7 @@ from model.interface import (
     ResponseStarted,
     TextDelta,
     Transcript,
+    TranscriptDelta,
 )
 from model.registry import ModelsMissingError, create_engine
 from model.weights import default_models_dir
@@ -32,24 +34,6 @@ from tests.support.recordings import SPEECH_DIR, pink_noise, recording, silence,
 
 QUESTIONS = (SPEECH_DIR / "questions.txt").read_text().splitlines()
 READINGS = sorted(path.stem for path in SPEECH_DIR.glob("*.txt") if path.stem != "questions")
-
-
-def words(text: str) -> list[str]:
-    """Lower case, without punctuation; hyphens join as the spoken word does."""
-    return re.sub(r"[^a-z0-9' ]", "", text.lower().replace("-", " ").replace("mr.", "mister")).split()
-
-
-def word_errors(reference: str, heard: str) -> int:
-    """Substitutions, insertions and deletions; two words written as one count as right."""
-    wanted, got = words(reference), words(heard)
-    if "".join(wanted) == "".join(got):
-        return 0
-    row = list(range(len(got) + 1))
-    for i, word in enumerate(wanted, 1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(got, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
-    return row[-1]
 
 
 def to_16k(pcm: Pcm16) -> Pcm16:
@@ -121,6 +105,36 @@ def test_silence_around_speech_does_not_confuse(embedded_weights: None, before_m
 def test_recognition_stops_when_nobody_wants_it_any_more(embedded_weights: None) -> None:
     asked = iter([False, False, False, True])
     assert Recognizer(default_models_dir()).recognize(recording("f0_rms"), lambda: next(asked)) is None
+
+
+def test_words_come_as_they_are_recognised(cascade: Driver) -> None:
+    key = cascade.say(recording("librivox_0870"), output="transcript")
+    pieces = [event.text for event in cascade.of(key, TranscriptDelta)]
+    assert len(pieces) > 5
+    assert "".join(pieces) == cascade.transcript(key) == (cascade.transcript(key) or "").strip()
+    assert not cascade.of(key, TextDelta)
+    times = [event.at for event in cascade.of(key, TranscriptDelta)]
+    assert times[0] < times[-1]
+
+
+def test_what_is_known_of_a_turn_comes_at_once(cascade: Driver) -> None:
+    first, second = (cascade.say(recording("f0_rms"), turn_id="same", output="transcript") for _ in range(2))
+    assert len(cascade.of(first, TranscriptDelta)) > 1
+    assert [event.text for event in cascade.of(second, TranscriptDelta)] == [cascade.transcript(first)]
+
+
+def test_faster_speech_is_shorter_and_understood(cascade: Driver) -> None:
+    normal, fast = (cascade.say(recording("f0_rms"), speed=speed) for speed in (1.0, 1.25))
+    assert cascade.text(fast) == cascade.text(normal)
+    assert cascade.audio_ms(normal) / cascade.audio_ms(fast) == pytest.approx(1.25, rel=0.05)
+    assert word_errors(cascade.text(fast), _recognize(to_16k(cascade.audio(fast)))) <= 1
+
+
+def test_instructions_alone_are_followed(cascade: Driver) -> None:
+    request = replace(cascade.request(text=""), items=(), instructions="Greet the user, whose name is Tom.")
+    cascade.engine.submit(request)
+    cascade.finish(request.response_id)
+    assert "Tom" in cascade.text(request.response_id)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 3])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from model.interface import ConversationItem
+from model.interface import ConversationItem, ToolCallItem, ToolResultItem
 from model.registry import create_engine
 from tests.support.engine_contract import Driver, EngineContract
 from tests.support.recordings import recording
@@ -36,6 +38,20 @@ def test_a_typed_turn_comes_back_as_text_without_sound(driver: Driver) -> None:
     key = driver.say(text="Say this.", items=history)
     assert driver.text(key) == "Say this."
     assert not len(driver.audio(key))
+
+
+def test_of_a_spoken_turn_text_alone_says_how_long_it_was(driver: Driver) -> None:
+    key = driver.say(np.ones(33_600, np.int16), output="text")
+    assert driver.text(key) == "I heard 2.1 seconds of audio."
+    assert not len(driver.audio(key))
+
+
+def test_a_result_comes_back_too(driver: Driver) -> None:
+    items = (ToolCallItem("c", "add", "{}"), ToolResultItem("c", "42"))
+    request = driver.request(text="")
+    driver.engine.submit(replace(request, items=items))
+    driver.finish(request.response_id)
+    assert driver.text(request.response_id) == "42"
 
 
 def test_options_are_refused() -> None:

@@ -10,6 +10,7 @@ from model.backends.cascade.tts import (
     KEEP_BEFORE_MS,
     PAUSE_AFTER_MS,
     SAMPLE_RATE,
+    SPEED_RANGE,
     Voice,
     speakable,
     trim,
@@ -46,9 +47,23 @@ def test_equal_text_and_seed_give_equal_samples(voice: Voice) -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("speed", [1.0, 1.5])
 @pytest.mark.parametrize("text", ["", "🙂", "你好", "***"])
-def test_text_without_sound_gives_nothing(voice: Voice, text: str) -> None:
-    assert len(voice.synthesize(text, "sentence", 0).pcm) == 0
+def test_text_without_sound_gives_nothing(voice: Voice, text: str, speed: float) -> None:
+    assert len(voice.synthesize(text, "sentence", 0, speed).pcm) == 0
+
+
+@pytest.mark.parametrize("speed", [SPEED_RANGE[0], 0.5, 0.8, 1.1, 1.25, SPEED_RANGE[1]])
+def test_speech_is_as_fast_as_asked_for(voice: Voice, speed: float) -> None:
+    text = "Honey never spoils, so you can eat honey that is thousands of years old."
+    normal, other = (len(voice.synthesize(text, "comma", 1, pace).pcm) for pace in (1.0, speed))
+    assert normal / other == pytest.approx(speed, rel=0.07)
+
+
+def test_fast_speech_is_the_same_for_the_same_seed(voice: Voice) -> None:
+    first, second, other = (voice.synthesize("Hello there.", None, seed, 1.3).pcm for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
 
 
 def test_more_threads_speak_the_same_way() -> None:

@@ -142,7 +142,8 @@ class Sequence:
         worth: float,
         is_cancelled: Callable[[], bool],
     ) -> tuple[float, Completion]:
-        """Log-likelihood of `tokens` as the reply to `messages`; given up, as -inf, once it is below `worth`.
+        """Log-likelihood of `tokens` as the reply to `messages`; given up, as -inf, once it is below `worth`, and where
+        llama.cpp fails because the model would rather begin a character of several tokens.
 
         The model is led through the tokens, which are input: the completion counts them so. Raises as `generate`."""
         total, num_read = 0.0, 0
@@ -162,7 +163,12 @@ class Sequence:
         }
         if not tokens:
             return 0.0, Completion("stop")
-        completion = self._run(messages, options, read, lambda: total < worth or is_cancelled())
+        try:
+            completion = self._run(messages, options, read, lambda: total < worth or is_cancelled())
+        except ContextOverflowError:
+            raise
+        except LanguageModelError:
+            return -math.inf, Completion("stop")
         if is_cancelled():
             return -math.inf, completion
         is_given_up = completion.reason == "cancelled"

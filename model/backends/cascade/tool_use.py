@@ -9,7 +9,9 @@ itself: it writes one of the names, or that it answers. Arguments are written un
 from __future__ import annotations
 
 import json
+import math
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -42,13 +44,18 @@ SCORED_TOKENS = 24
 """Of what the user said: each costs 10 to 18 ms for each tool."""
 MAX_SCORED_TOOLS = 8
 """With more tools, those whose own words were used most."""
-MIN_MARGIN = 3.0
-"""By how much more likely (as a natural logarithm) a sentence must be for a tool than for small talk."""
-EVIDENCE_WEIGHT, MAX_EVIDENCE = 0.5, 6
-MAX_SAID_CHARS = 600
+MIN_MARGIN = 3.5
+"""By how much more likely (as a natural logarithm) a sentence must be for a tool than for small talk. The tool's own
+words in it count as so much."""
+MAX_EVIDENCE = 3
+MAX_SAID_TOKENS, MAX_SIGNATURE_TOKENS, MAX_RESULT_TOKENS = 100, 120, 150
+"""In a prompt; with its examples (about 220) it fits into the smallest context."""
+CHARS_PER_TOKEN = 8
+"""No text has fewer tokens than this gives."""
 MAX_DESCRIPTION_CHARS = 200
 MAX_PARAMETER_CHARS = 80
 MAX_SHOWN_VALUES = 12
+AMOUNTS = {"integer": "a whole number", "number": "a number"}
 
 SMALL_TALK = "Chat about anything."
 WHICH_INTRO = "Given what the assistant can do, write what a user says to it."
@@ -56,7 +63,7 @@ WHICH_EXAMPLES = (
     ("Find recipes for a dish.", "Find me a recipe for apple pie."),
     (SMALL_TALK, "I'm so tired today."),
     ("Order a taxi to an address.", "I need a taxi to the airport."),
-    (SMALL_TALK, "What is the capital of Italy?"),
+    (SMALL_TALK, "Why do cats purr?"),
     ("Add an item to the shopping list.", "Put milk on my shopping list, please."),
     (SMALL_TALK, "I like apple pie."),
 )
@@ -149,26 +156,37 @@ class SmallModelTools:
         request = work.request
         if request.tool_choice == "required" and len(request.tools) == 1:
             return request.tools[0]
-        said = clean(work.said)[-MAX_SAID_CHARS:]
+        said = self._end(clean(work.said), MAX_SAID_TOKENS)
         used = {tool.name: min(evidence(said, tool), MAX_EVIDENCE) for tool in request.tools}
         candidates = sorted(request.tools, key=lambda tool: -used[tool.name])[:MAX_SCORED_TOOLS]
-        tokens = self._llm.tokenize(said)[:SCORED_TOKENS]
-        bar = float("-inf")
-        if request.tool_choice == "auto":
-            bar = self._likelihood(SMALL_TALK, tokens, bar, work) + MIN_MARGIN
-        chosen: ToolSpec | None = candidates[0] if request.tool_choice == "required" else None
-        for tool in candidates:
-            bonus = EVIDENCE_WEIGHT * used[tool.name]
-            worth = self._likelihood(_purpose(tool), tokens, bar - bonus, work) + bonus
-            if worth > bar:
-                chosen, bar = tool, worth
+        tokens = self._beginning(said)
+        chosen, bar = None, -math.inf
+        with self._llm.sequence("tools: which") as sequence:
+
+            def likelihood(purpose: str, worth: float) -> float:
+                prompt = [*_examples(WHICH_INTRO, WHICH_EXAMPLES), message("user", purpose)]
+                likelihood, completion = sequence.score(prompt, tokens, worth, work.is_cancelled)
+                work.passes.append(completion)
+                return likelihood
+
+            if request.tool_choice == "required":
+                chosen = candidates[0]
+            else:
+                bar = likelihood(SMALL_TALK, bar) + MIN_MARGIN
+                if bar == -math.inf:  # nothing to compare with, or cancelled
+                    return None
+            for tool in candidates:
+                worth = likelihood(_purpose(tool), bar - used[tool.name]) + used[tool.name]
+                if worth > bar:
+                    chosen, bar = tool, worth
         return chosen
 
     def arguments_prompt(self, work: Work, tool: ToolSpec, schema: Schema) -> tuple[list[Message], Schema]:
-        said = clean(work.said)[-MAX_SAID_CHARS:]
+        """What to show the model for the arguments, and the schema that they are to follow."""
+        said = self._end(clean(work.said), MAX_SAID_TOKENS)
         narrowed = narrow(schema, tool, said)
-        prompt = _examples(ARGUMENTS_INTRO, ARGUMENTS_EXAMPLES)
-        return [*prompt, message("user", f"{signature(tool, schema, list(properties_of(narrowed)))}\n{said}")], narrowed
+        shown = self._end(signature(tool, schema, list(properties_of(narrowed))), MAX_SIGNATURE_TOKENS)
+        return [*_examples(ARGUMENTS_INTRO, ARGUMENTS_EXAMPLES), message("user", f"{shown}\n{said}")], narrowed
 
     def tell_result(self, work: Work) -> None:
         """Say what the tools returned since the user spoke. What the model makes of it is checked; where that does not
@@ -177,8 +195,9 @@ class SmallModelTools:
         output = outputs[0] if len(outputs) == 1 else json.dumps([in_words(each) for each in outputs])
         text = prose(output)
         if text is None:
-            shown = in_words(output)
-            prompt = [*_examples(RESULT_INTRO, RESULT_EXAMPLES), message("user", f"{question}\n{clean(shown)}")]
+            asked = self._end(question, MAX_SAID_TOKENS)
+            shown = self._end(clean(in_words(output)), MAX_RESULT_TOKENS)
+            prompt = [*_examples(RESULT_INTRO, RESULT_EXAMPLES), message("user", f"{asked}\n{shown}")]
             sampling = Sampling(work.reply_tokens_left, 0.0, 1.0, work.seed, stop=("\n",), repeat_penalty=1.0)
             pieces: list[str] = []
             with self._llm.sequence("tools: results") as sequence:
@@ -192,6 +211,18 @@ class SmallModelTools:
             text = read_out(output)
         self._say(text, work)
 
+    def _beginning(self, text: str) -> list[int]:
+        """The tokens of the words that are scored, in ASCII: llama.cpp cannot tell likelihoods of half a character."""
+        plain = unicodedata.normalize("NFKD", text.replace("’", "'")).encode("ascii", "ignore").decode()
+        return self._llm.tokenize(plain[: SCORED_TOKENS * CHARS_PER_TOKEN])[:SCORED_TOKENS]
+
+    def _end(self, text: str, max_tokens: int) -> str:
+        """The end of a text that takes at most so many tokens."""
+        text = text[-max_tokens * CHARS_PER_TOKEN :]
+        while text and len(self._llm.tokenize(text)) > max_tokens:
+            text = text[len(text) // 4 + 1 :]
+        return text
+
     def _say(self, text: str, work: Work) -> None:
         """Emit a given text, as much of it as may be written; it takes the place of what the model wrote."""
         limit = work.reply_tokens_left + sum(each.num_output_tokens for each in work.passes[-1:])
@@ -203,13 +234,6 @@ class SmallModelTools:
         reason: Literal["length", "stop"] = "length" if is_cut else "stop"
         work.passes.append(replace(written, reason=reason, num_output_tokens=min(count, limit)))
         work.on_text(" ".join(words))
-
-    def _likelihood(self, purpose: str, tokens: list[int], worth: float, work: Work) -> float:
-        prompt = [*_examples(WHICH_INTRO, WHICH_EXAMPLES), message("user", purpose)]
-        with self._llm.sequence("tools: which") as sequence:
-            likelihood, completion = sequence.score(prompt, tokens, worth, work.is_cancelled)
-        work.passes.append(completion)
-        return likelihood
 
 
 class ArgumentWriter:
@@ -316,7 +340,7 @@ def question_and_results(items: tuple[HistoryItem, ...]) -> tuple[str, list[str]
         if isinstance(item, ToolResultItem):
             outputs.insert(0, item.output)
         elif isinstance(item, ConversationItem) and item.role == "user":
-            return clean(item.text)[-MAX_SAID_CHARS:], outputs
+            return clean(item.text), outputs
     return "", outputs
 
 
@@ -338,8 +362,8 @@ def signature(tool: ToolSpec, schema: Schema, names: list[str]) -> str:
         description = clean(str(given.get("description") or kind.get("description") or ""))[:MAX_PARAMETER_CHARS]
         if isinstance(values, list):
             description = " or ".join(map(str, values[:MAX_SHOWN_VALUES]))
-        elif not description and kind["type"] in ("integer", "number"):
-            description = "a whole number" if kind["type"] == "integer" else "a number"
+        elif not description:
+            description = AMOUNTS.get(str(kind.get("type")), "")
         parts.append(f"{name}: {description}" if description else name)
     return f"{tool.name}({', '.join(parts)})"
 

@@ -82,7 +82,7 @@ def evidence(said: str, tool: ToolSpec) -> int:
 def numbers(said: str) -> list[int | float]:
     """The numbers in a sentence, in digits or in English words up to 99."""
     found: list[int | float] = []
-    words = re.findall(r"\d+(?:\.\d+)?|[a-z]+", said.lower())
+    words = re.findall(r"[0-9]+(?:\.[0-9]+)?|[a-z]+", said.lower())
     for index, word in enumerate(words):
         if word[0].isdigit():
             found.append(float(word) if "." in word else int(word))
@@ -135,7 +135,7 @@ def narrow(schema: Schema, tool: ToolSpec, said: str) -> Schema:
             fitting = [amount for amount in amounts if _is_inside(amount, kind)]
             narrowed, is_spoken_of = {"enum": fitting} if fitting else kind, spare_amounts > 0 and bool(fitting)
         elif kind.get("type") == "string":
-            runs = runs_of_words(said, tool)
+            runs = [run for run in runs_of_words(said, tool) if _is_long_enough(run, kind)]
             narrowed, is_spoken_of = {"enum": runs} if runs else kind, bool(stems(name) & mentioned)
         else:
             narrowed, is_spoken_of = kind, bool(stems(name) & mentioned)
@@ -150,6 +150,11 @@ def _plain(text: str) -> str:
 
 def _is_amount(schema: Schema) -> bool:
     return schema.get("type") in ("integer", "number")
+
+
+def _is_long_enough(text: str, schema: Schema) -> bool:
+    limits = {key: value for key, value in schema.items() if isinstance(value, int)}
+    return limits.get("minLength", 0) <= len(text) <= limits.get("maxLength", len(text))
 
 
 def _is_inside(amount: float, schema: Schema) -> bool:
