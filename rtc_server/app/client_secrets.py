@@ -9,13 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
 
-from rtc_server.calls.sessions import starting_session
-from rtc_server.errors import InvalidJsonError, InvalidParameterError, NotReadyError, ProtocolError
+from rtc_server.errors import InvalidParameterError
 from rtc_server.realtime.beta import upgrade_session
-from rtc_server.realtime.session import SessionConfig
 
-from .context import CONTEXT
 from .guard import GUARD
+from .offers import read_json_object, session_of
 from .principal import require_minting
 
 routes = web.RouteTableDef()
@@ -77,7 +75,7 @@ async def _legacy(request: web.Request, kind: Literal["transcription"] | None) -
 async def _mint(request: web.Request, patch: dict[str, Any] | None, expires_after: object, param: str) -> Minted:
     principal = require_minting(request)
     seconds = _seconds(expires_after, param)
-    session = _session(request, patch)
+    session = session_of(request, patch or {})
     table = request.app[GUARD].authenticator.secrets
     num_bytes = len(await request.read())  # read already, and kept by aiohttp until the answer
     value, secret = table.mint(principal.owner, session, seconds, time.time(), num_bytes)
@@ -85,27 +83,10 @@ async def _mint(request: web.Request, patch: dict[str, Any] | None, expires_afte
     return Minted(value, secret.expires_at, session.to_event(session_id, secret.expires_at))
 
 
-def _session(request: web.Request, patch: dict[str, Any] | None) -> SessionConfig:
-    context = request.app[CONTEXT]
-    if not context.engine.is_ready:
-        raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
-    try:
-        return starting_session(context.settings, context.engine.info, patch)
-    except ProtocolError as error:
-        raise InvalidParameterError.of(error) from error
-
-
 async def _object(request: web.Request) -> dict[str, Any]:
     """The body; nothing at all is an empty object."""
-    if not await request.read():
-        return {}
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError) as error:
-        raise InvalidJsonError("The request body is not valid JSON.") from error
-    if not isinstance(body, dict):
-        raise InvalidJsonError("The request body must be a JSON object.")
-    return body
+    body = await request.read()
+    return read_json_object(body) if body else {}
 
 
 def _seconds(expires_after: object, param: str) -> int:

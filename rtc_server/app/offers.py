@@ -77,14 +77,13 @@ def call_options(
     if dialect is None:
         values = {v.strip() for header in request.headers.getall(BETA_HEADER, []) for v in header.split(",")}
         dialect = "realtime-beta" if BETA_VALUE in values else "realtime"
-    session = session_of(request, patch)  # refused if it is wrong, whether it counts or not
+    # Refused if it is wrong, whether it counts or not.
+    session = None if patch is None else session_of(request, patch)
     return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
 
 
-def session_of(request: web.Request, patch: Mapping[str, Any] | None) -> SessionConfig | None:
-    """The session that a call of this request starts with; None = the server's own. Raises ApiError."""
-    if patch is None:
-        return None
+def session_of(request: web.Request, patch: Mapping[str, Any]) -> SessionConfig:
+    """The server's own session with what a client asks for. Raises ApiError."""
     context = request.app[CONTEXT]
     if not context.engine.is_ready:
         raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)

@@ -80,7 +80,7 @@ async def start(request: web.Request) -> web.Response:
     data = await request.read()
     payload = read_json_object(data) if data.strip() else {}
     session = _session_in(payload.get("body"))
-    session_of(request, session)  # refused now rather than when somebody waits for an answer
+    session_of(request, session or {})  # refused now rather than when somebody waits for an answer
     session_id = request.app[STARTED].add(session, asyncio.get_running_loop().time())
     return web.json_response({"sessionId": session_id, "iceConfig": ice_config(request.app[CONTEXT].settings)})
 
