@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from rtc_server.app.openapi import Operation
 from rtc_server.app.operations import OPERATIONS, REFUSED
-from rtc_server.realtime.compatibility import CLIENT_EVENTS, SERVER_EVENTS, SESSION_FIELDS, Support
+from rtc_server.realtime.compatibility import CLIENT_EVENTS, SERVER_EVENTS, SESSION_FIELDS, Level, Support
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "realtime-compatibility.md"
 
@@ -29,7 +30,7 @@ extension. How things behave is in [realtime.md](realtime.md); the HTTP surface 
 def document_text() -> str:
     """The whole document."""
     endpoints = {
-        f"{method} {path}": Support("ours" if operation.is_ours else "supported", operation.summary)
+        f"{method} {path}": Support(_level(operation), operation.summary)
         for (method, path), operation in OPERATIONS.items()
         if method != "OPTIONS"
     }
@@ -41,6 +42,13 @@ def document_text() -> str:
         _table("Session fields", "field", SESSION_FIELDS),
     ]
     return "\n".join(parts)
+
+
+def _level(operation: Operation) -> Level:
+    """One that never succeeds is refused."""
+    if not operation.replies:
+        return "refused"
+    return "ours" if operation.is_ours else "supported"
 
 
 def _table(title: str, first: str, rows: Mapping[str, Support]) -> str:

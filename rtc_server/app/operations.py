@@ -134,20 +134,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         summary="end a call", replies={200: Reply("The call is over.")}, errors=CALL_ERRORS
     ),
     ("POST", "/v1/realtime/calls/{call_id}/accept"): _realtime(
-        summary="answer a ringing SIP call; there are none yet, so it is refused",
+        summary="answer a ringing SIP call: 409, there are none yet",
         replies={},
         body=SESSION_BODY,
         errors=(*CALL_ERRORS, 409),
     ),
     ("POST", "/v1/realtime/calls/{call_id}/reject"): _realtime(
-        summary="refuse a ringing SIP call; as above",
+        summary="refuse a ringing SIP call: as above",
         replies={},
         body=STATUS_CODE,
         errors=(*CALL_ERRORS, 409),
         body_required=False,
     ),
     ("POST", "/v1/realtime/calls/{call_id}/refer"): _realtime(
-        summary="hand a SIP call over; as above", replies={}, body=TARGET, errors=(*CALL_ERRORS, 409)
+        summary="hand a SIP call over: as above", replies={}, body=TARGET, errors=(*CALL_ERRORS, 409)
     ),
     ("POST", "/v1/realtime/client_secrets"): _realtime(
         summary="make an ephemeral key, with a session bound to it",
