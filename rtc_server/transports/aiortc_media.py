@@ -28,6 +28,7 @@ from aiortc import (
     rtcpeerconnection,
     rtp,
 )
+from aiortc.rtcdtlstransport import SRTPProtectionProfile
 from aiortc.rtcrtpparameters import (
     RTCRtpCodecParameters,
     RTCRtpHeaderExtensionParameters,
@@ -45,6 +46,7 @@ from aiortc.rtp import (
     RtpPacket,
     unpack_remb_fci,
 )
+from OpenSSL import SSL
 from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
@@ -262,11 +264,28 @@ setattr(rtp, "RtcpRtpfbPacket", TransportLayerFeedback)  # noqa: B010 - what `Rt
 setattr(rtp, "RtcpPsfbPacket", PayloadSpecificFeedback)  # noqa: B010
 
 
+# What aiortc takes, then the same for a peer with an RSA key: GStreamer's webrtcbin makes one, and a browser does when
+# its page asks (WebRTC 1.0 section 4.9.1). An answerer is mostly the DTLS client, and its suites name the peer's key.
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:"
+    b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
+)
+
+
+class MediaCertificate(RTCCertificate):
+    """A certificate that also meets peers whose own has an RSA key."""
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(CIPHERS)
+        return context
+
+
 def process_certificate() -> RTCCertificate:
     """The DTLS certificate of this process: one for all calls, made on first use (a key costs 1-2 ms per call)."""
     global _certificate
     if _certificate is None:
-        _certificate = RTCCertificate.generateCertificate()
+        _certificate = MediaCertificate.generateCertificate()
     return _certificate
 
 

@@ -1,10 +1,11 @@
 // A browser's call to the echo test, for tests of the media path: window.echoCall.* from Playwright.
 
 window.echoCall = {
-  async start({ relayPort = null, record = false } = {}) {
+  async start({ relayPort = null, record = false, key = { name: "ECDSA", namedCurve: "P-256" } } = {}) {
     const constraints = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const local = await navigator.mediaDevices.getUserMedia({ audio: constraints });
-    const pc = new RTCPeerConnection();
+    if (key.publicExponent) key.publicExponent = new Uint8Array(key.publicExponent);
+    const pc = new RTCPeerConnection({ certificates: [await RTCPeerConnection.generateCertificate(key)] });
     this.pc = pc;
     this.local = local;
     const [track] = local.getAudioTracks();

@@ -85,6 +85,14 @@ def test_redundancy_and_discontinuous_transmission_are_negotiated(page: Page) ->
     page.evaluate("() => echoCall.stop()")
 
 
+def test_a_browser_whose_certificate_has_an_rsa_key_is_heard(page: Page) -> None:
+    """As GStreamer's is by default; a page may ask its browser for one."""
+    rsa = {"name": "RSASSA-PKCS1-v1_5", "hash": "SHA-256", "modulusLength": 2048, "publicExponent": [1, 0, 1]}
+    start(page, key=rsa)
+    page.wait_for_function("async () => (await echoCall.stats())['inbound-rtp']?.packetsReceived > 20", timeout=10_000)
+    page.evaluate("() => echoCall.stop()")
+
+
 def test_transport_wide_feedback_is_answered_and_the_browser_reckons_with_it(page: Page) -> None:
     start(page)
     offer, answer = (page.evaluate(f"() => echoCall.pc.{side}Description.sdp") for side in ("local", "remote"))

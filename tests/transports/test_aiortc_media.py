@@ -7,10 +7,11 @@ import importlib.metadata
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import InvalidStateError, RTCCertificate, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import StreamStatistics
@@ -24,12 +25,16 @@ from aiortc.rtp import (
     RtpPacket,
     pack_remb_fci,
 )
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pylibsrtp import Session
 
 from rtc_server.errors import ConfigError
 from rtc_server.network.addresses import host_addresses
 from rtc_server.transports import aiortc_media
 from rtc_server.transports.aiortc_media import (
+    MediaCertificate,
     add_header_extension,
     check_upstream,
     expect_closing,
@@ -119,10 +124,15 @@ class RecordingBinding:
 
 
 @asynccontextmanager
-async def bound_pair() -> AsyncIterator[tuple[RecordingBinding, RTCPeerConnection, RTCPeerConnection]]:
-    """A stock aiortc caller and a peer whose media is bound, connected over loopback."""
+async def bound_pair(
+    certificate: RTCCertificate | None = None, setup: str = "actpass"
+) -> AsyncIterator[tuple[RecordingBinding, RTCPeerConnection, RTCPeerConnection]]:
+    """A stock aiortc caller, whose `a=setup:` and certificate may be chosen, and a peer whose media is bound, connected
+    over loopback."""
     binding = RecordingBinding()
     caller = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    if certificate is not None:
+        caller._RTCPeerConnection__certificates = [certificate]  # type: ignore[attr-defined]
     callee = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     try:
         caller.addTrack(AudioStreamTrack())
@@ -131,7 +141,8 @@ async def bound_pair() -> AsyncIterator[tuple[RecordingBinding, RTCPeerConnectio
             await caller.setLocalDescription(await caller.createOffer())
             offer = caller.localDescription
             with media_of(binding, binding):
-                await callee.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+                sdp = offer.sdp.replace("a=setup:actpass", f"a=setup:{setup}")
+                await callee.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             for transceiver in callee.getTransceivers():
                 set_codecs(transceiver, [OPUS])
                 add_header_extension(transceiver, 7, "urn:test:extension")
@@ -288,6 +299,26 @@ async def test_one_certificate_serves_every_call_of_the_process() -> None:
     async with bound_pair() as (_, _, callee):
         digest = process_certificate().getFingerprints()[0].value
         assert digest in callee.localDescription.sdp
+
+
+def rsa_certificate() -> MediaCertificate:
+    """As GStreamer makes one."""
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")]), datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    return MediaCertificate(key, builder.sign(key, hashes.SHA256()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("setup", ["actpass", "active"])
+async def test_a_peer_whose_certificate_has_an_rsa_key_connects(setup: str) -> None:
+    """As DTLS server ("actpass": we answer "active") and as client."""
+    async with bound_pair(rsa_certificate(), setup) as (binding, _, callee):
+        (transport,) = {sender.transport for sender in callee.getSenders()}
+        assert transport._role == {"actpass": "client", "active": "server"}[setup]
+        assert transport.state == "connected"
+        async with asyncio.timeout(10):
+            await binding.received.wait()
 
 
 async def test_a_peer_that_is_closed_while_it_connects_fails_in_silence() -> None:
