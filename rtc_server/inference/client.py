@@ -1,15 +1,14 @@
 """The server's side of an engine: submit, cancel, grant, and events delivered to whoever asked.
 
-`EngineClient` keeps one engine host alive: it starts it, restarts it with back-off when it dies, ends
-live responses as failed, and holds new requests (bounded) until the engine is back. Where the host runs is
-the business of the subclasses in `process` and `thread`.
+`EngineClient` keeps one engine host at hand: it opens it, opens it again with back-off when it is lost, ends live
+responses as failed, and holds new requests (bounded) until the engine is back. The subclass says whose host:
+one of this process (`hosting`, in `process` and `thread`) or another process's (`remote`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +22,6 @@ from rtc_server.errors import EngineError
 from .wire import (
     Cancel,
     Command,
-    Configure,
     EngineEvents,
     EngineReady,
     EngineUnavailable,
@@ -147,30 +145,12 @@ class EngineClient(ABC):
         if response_id in self._sinks and response_id not in self._waiting:
             self._send(Grant(response_id, audio_ms))
 
-    # --- where the host runs
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Start a host and tell it what to be. Raises ConnectionResetError when the client is closed meanwhile."""
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        self._writer = writer
-        await self._start_host(theirs)
-        settings = self._settings
-        self._send(
-            Configure(
-                settings.backend,
-                dict(settings.options),
-                settings.nice,
-                settings.cpu_affinity,
-                settings.max_pending,
-                settings.listen_path,
-            )
-        )
-        return reader, writer
+    # --- whose the host is
 
     @abstractmethod
-    async def _start_host(self, sock: socket.socket) -> None:
-        """Run an `EngineHost` on `sock` (its end of the pair, which the host or this method closes)."""
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a host that loads or has loaded. Raises ConnectionResetError when the client is closed
+        meanwhile."""
 
     @abstractmethod
     async def _wait_host(self) -> None:

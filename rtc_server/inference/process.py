@@ -11,10 +11,11 @@ import socket
 import sys
 from contextlib import suppress
 
-from .client import EngineClient, EngineSettings
+from .client import EngineSettings
+from .hosting import HostingEngineClient
 
 
-class ProcessEngineClient(EngineClient):
+class ProcessEngineClient(HostingEngineClient):
     """Runs `rtc_server.inference.worker` as a child process."""
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 
 from .client import EngineClient, EngineSettings
@@ -25,9 +24,6 @@ class RemoteEngineClient(EngineClient):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), CONNECT_INTERVAL_SECONDS)
                 raise ConnectionResetError("closed while the engine was away")
-
-    async def _start_host(self, sock: socket.socket) -> None:
-        raise NotImplementedError("the engine is started by the process that supervises it")
 
     async def _wait_host(self) -> None:
         """It is somebody else's."""

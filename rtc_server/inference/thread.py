@@ -7,15 +7,16 @@ import logging
 import socket
 import threading
 
-from .client import EngineClient, EngineSettings
+from .client import EngineSettings
 from .host import EngineHost
+from .hosting import HostingEngineClient
 
 log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 5.0  # a step of any backend is far shorter; a thread that does not leave by then never will
 
 
-class ThreadEngineClient(EngineClient):
+class ThreadEngineClient(HostingEngineClient):
     """Runs an `EngineHost` in a thread named "engine"."""
 
     def __init__(self, settings: EngineSettings) -> None:
