@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import google_crc32c
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSctpTransport
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSctpTransport
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import AbortChunk
 
@@ -70,8 +70,8 @@ async def test_what_is_malformed_is_dropped_and_the_rest_is_aiortcs() -> None:
 
 
 @asynccontextmanager
-async def guarded_channel() -> AsyncIterator[tuple[RTCPeerConnection, RTCDataChannel]]:
-    """A guarded peer, and the other one's open channel to it."""
+async def guarded_peer() -> AsyncIterator[RTCPeerConnection]:
+    """One to which another peer has opened a channel."""
     caller, callee = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
     channel = caller.createDataChannel("oai-events")
     opened = asyncio.Event()
@@ -85,7 +85,7 @@ async def guarded_channel() -> AsyncIterator[tuple[RTCPeerConnection, RTCDataCha
     try:
         async with asyncio.timeout(10):
             await opened.wait()
-        yield callee, channel
+        yield callee
     finally:
         await caller.close()
         await callee.close()
@@ -94,7 +94,7 @@ async def guarded_channel() -> AsyncIterator[tuple[RTCPeerConnection, RTCDataCha
 async def test_what_a_timer_sends_into_a_connection_that_is_gone_is_lost_in_silence() -> None:
     unhandled: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-    async with guarded_channel() as (callee, _):
+    async with guarded_peer() as callee:
         sctp = callee.sctp
         assert sctp is not None
         assert sctp.transport.state == "connected"
