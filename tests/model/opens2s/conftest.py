@@ -1,10 +1,13 @@
-"""What the tests of OpenS2S share: the parity fixtures."""
+"""What the tests of OpenS2S share: the parity fixtures and the small model they were made with."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from model.opens2s.checkpoint import Checkpoint, open_checkpoint
+from model.opens2s.model import OpenS2S
+from tests.support.opens2s_conversations import conversations
 from tests.support.opens2s_fixtures import Fixtures, load_fixtures
 
 
@@ -18,3 +21,21 @@ def fixtures() -> Fixtures:
 def one_thread() -> None:
     """Results do not depend on the number of cores, and two test runs do not fight for them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(fixtures: Fixtures) -> Checkpoint:
+    """The small checkpoint without its weights."""
+    return open_checkpoint(fixtures.checkpoint)
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Checkpoint) -> OpenS2S:
+    """The small model in float32, with the speech model's whole vocabulary."""
+    return checkpoint.load(restrict_head=False)
+
+
+@pytest.fixture(scope="session")
+def prompts(fixtures: Fixtures, checkpoint: Checkpoint, model: OpenS2S) -> dict[str, torch.Tensor]:
+    """Name of a conversation -> embeddings of its prompt, made as the reference makes them."""
+    return {name: conversation.embeddings(model, checkpoint) for name, conversation in conversations(fixtures).items()}

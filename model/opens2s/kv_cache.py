@@ -1,0 +1,125 @@
+"""Keys and values of past positions, and attention over them.
+
+A language model asks its `Attention` for the positions of what it is given and for attention over everything up to
+there, so contiguous, static and paged caches are interchangeable.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import LanguageModelConfig
+
+FIRST_CAPACITY = 256
+
+
+class Attention(Protocol):
+    """One forward pass's view of a cache."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions of the tokens of this pass, int64 [B, T]."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k and v [B, kv heads, T, head_dim] and return attention of q [B, heads, T, head_dim], its shape."""
+
+
+class KvCache:
+    """One sequence, contiguous, as long as it has to be. For eager execution."""
+
+    def __init__(self, config: LanguageModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self._config, self._device, self._dtype = config, device, dtype
+        self._k = self._v = torch.empty(0)
+        self._capacity = 0
+        self.length = 0
+        """Positions that are filled."""
+
+    def begin(self, num_tokens: int) -> _Pass:
+        """The pass that appends `num_tokens` positions. Raises ValueError beyond the model's last position."""
+        end = self.length + num_tokens
+        if end > self._config.max_positions:
+            raise ValueError(f"The sequence would have {end} positions; the model has {self._config.max_positions}.")
+        if end > self._capacity:
+            self._grow(end)
+        start, self.length = self.length, end
+        return _Pass(self._k, self._v, start, end)
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        assert 0 <= length <= self.length, (length, self.length)
+        self.length = length
+
+    def _grow(self, needed: int) -> None:
+        config = self._config
+        capacity = max(FIRST_CAPACITY, 2 * self._capacity, needed)
+        capacity = min(capacity, config.max_positions)
+        shape = (config.num_layers, 1, config.num_kv_heads, capacity, config.head_dim)
+        k, v = (torch.empty(shape, device=self._device, dtype=self._dtype) for _ in range(2))
+        if self.length:
+            k[..., : self.length, :] = self._k[..., : self.length, :]
+            v[..., : self.length, :] = self._v[..., : self.length, :]
+        self._k, self._v, self._capacity = k, v, capacity
+
+
+class _Pass:
+    def __init__(self, k: Tensor, v: Tensor, start: int, end: int) -> None:
+        self._k, self._v, self._start, self._end = k, v, start, end
+        self.positions = torch.arange(start, end, device=k.device)[None]
+        length = end - start
+        self._is_causal = start == 0 and length > 1
+        self._mask: Tensor | None = None
+        if start and length > 1:
+            self._mask = torch.arange(end, device=k.device)[None] <= self.positions[0, :, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._k[layer], self._v[layer]
+        keys[:, :, self._start : self._end] = k
+        values[:, :, self._start : self._end] = v
+        return F.scaled_dot_product_attention(
+            q,
+            keys[:, :, : self._end],
+            values[:, :, : self._end],
+            attn_mask=self._mask,
+            is_causal=self._is_causal,
+            enable_gqa=True,
+        )
+
+
+class StaticKvCache:
+    """A batch of sequences with room for `capacity` positions each. Shapes never change, so that steps can be recorded
+    as CUDA graphs: what is beyond a sequence's position is masked out, not left out."""
+
+    def __init__(
+        self, config: LanguageModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
+        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        self._places = torch.arange(capacity, device=device)
+        self._rows = torch.arange(batch, device=device)
+
+    def at(self, positions: Tensor) -> _StaticPass:
+        """The pass over `positions`, int64 [B, T] on the device, rising by one within a row."""
+        return _StaticPass(self, positions, self._places <= positions[..., None], self._rows)
+
+
+class _StaticPass:
+    def __init__(self, cache: StaticKvCache, positions: Tensor, mask: Tensor, rows: Tensor) -> None:
+        self._cache, self.positions, self._rows = cache, positions, rows
+        self._mask = mask  # [B, T, capacity]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._cache.k[layer], self._cache.v[layer]
+        # The index [B, 1], [B, T] picks [B, T, kv heads, head_dim].
+        keys[self._rows[:, None], :, self.positions] = k.transpose(1, 2)
+        values[self._rows[:, None], :, self.positions] = v.transpose(1, 2)
+        batch, heads, length, head_dim = q.shape
+        group = heads // k.shape[1]
+        # Query heads that share a key head become rows of one query, so that no SDPA kernel has to repeat keys:
+        # [B, heads, T, head_dim] -> [B, kv heads, group * T, head_dim]
+        grouped = q.reshape(batch, k.shape[1], group * length, head_dim)
+        mask = self._mask[:, None].expand(batch, group, length, -1).reshape(batch, 1, group * length, -1)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).view_as(q)

@@ -1,0 +1,212 @@
+"""Prompts, language models, generation and sampling against the reference's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.opens2s.checkpoint import Checkpoint
+from model.opens2s.config import Interleaving
+from model.opens2s.interleave import ReplyOrder
+from model.opens2s.kv_cache import KvCache
+from model.opens2s.language_model import LanguageModel
+from model.opens2s.model import OpenS2S
+from model.opens2s.reply import Lane, Reply, Token
+from model.opens2s.sampling import GREEDY, Sampling, probabilities
+from tests.support.opens2s_conversations import conversations
+from tests.support.opens2s_fixtures import Fixtures, load_fixtures
+
+RUNS = load_fixtures().json("generate_greedy")["runs"]
+
+
+def close(actual: torch.Tensor, expected: np.ndarray, fixtures: Fixtures) -> None:
+    assert tuple(actual.shape) == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=fixtures.tolerance("logits"))
+
+
+def forward(lm: LanguageModel, embeds: np.ndarray) -> torch.Tensor:
+    with torch.inference_mode():
+        return lm(
+            torch.from_numpy(embeds), KvCache(lm.config, torch.device("cpu"), torch.float32).begin(embeds.shape[1])
+        )
+
+
+def test_prompts_are_the_references_ids(fixtures: Fixtures, checkpoint: Checkpoint) -> None:
+    for name, conversation in conversations(fixtures).items():
+        assert checkpoint.prompts.ids(conversation.messages) == conversation.input_ids, name
+
+
+def test_prompt_embeddings_are_the_references(fixtures: Fixtures, prompts: dict[str, torch.Tensor]) -> None:
+    expected = fixtures.arrays("prompt_embeds")
+    assert prompts.keys() == expected.keys()
+    for name, conversation in conversations(fixtures).items():
+        assert len(prompts[name]) == conversation.num_embeddings
+        close(prompts[name], expected[name], fixtures)
+
+
+def test_the_text_model_gives_the_references_states_and_logits(fixtures: Fixtures, model: OpenS2S) -> None:
+    arrays = fixtures.arrays("teacher_forced")
+    hidden = forward(model.llm, arrays["inputs_embeds"])
+    close(hidden, arrays["llm_hidden"], fixtures)
+    close(model.llm.logits(hidden), arrays["llm_logits"], fixtures)
+
+
+def test_the_speech_model_gives_the_references_states_and_logits(fixtures: Fixtures, model: OpenS2S) -> None:
+    arrays = fixtures.arrays("teacher_forced")
+    hidden = forward(model.speech.lm, arrays["tts_inputs_embeds"])
+    close(hidden, arrays["tts_hidden"], fixtures)
+    close(model.speech.lm.logits(hidden), arrays["tts_logits"], fixtures)
+
+
+def test_states_and_speech_tokens_are_interleaved_as_in_training(
+    fixtures: Fixtures, checkpoint: Checkpoint, model: OpenS2S
+) -> None:
+    arrays = fixtures.arrays("teacher_forced")
+    first, last = arrays["span"]
+    states = model.speech.bridge(torch.from_numpy(arrays["llm_hidden"][0, first:last]))
+    # the reply's last token ends the text, and the last speech token is the end of speech
+    units = [*(int(code) + checkpoint.vocabulary.first_unit for code in arrays["units"])]
+    end = next(int(label) for label in reversed(arrays["tts_labels"][0]) if label >= 0)
+    units += [] if units[-1] == end else [end]
+    order = ReplyOrder(
+        model.config.interleaving,
+        max_text=len(states),
+        max_units=len(units),
+        text_ends=frozenset(),
+        unit_ends=frozenset({end}),
+    )
+    inputs, labels = [model.speech.speaker()], [-100]
+    while order.next != "done":
+        if order.next == "text":
+            inputs.append(states[order.num_text])
+            labels.append(-100)
+            order.add_text(0)
+        else:
+            unit = units[order.num_units]
+            order.add_unit(unit)
+            inputs.append(model.speech.lm.embed(torch.tensor(unit)))
+            labels.append(unit)
+    rest = states[order.num_text :]  # in training, states whose speech ran out follow alone
+    inputs += rest
+    labels += [-100] * len(rest)
+    expected = arrays["tts_inputs_embeds"][0]
+    close(torch.stack(inputs), expected, fixtures)
+    assert labels == arrays["tts_labels"][0].tolist()
+
+
+def test_a_speaker_embedding_becomes_the_references_first_input(fixtures: Fixtures, model: OpenS2S) -> None:
+    arrays = fixtures.arrays("teacher_forced")
+    speaker = model.speech.speaker(torch.from_numpy(arrays["spk_emb"].reshape(-1)))
+    close(speaker, arrays["tts_inputs_embeds_with_spk"].reshape(-1), fixtures)
+    torch.testing.assert_close(model.speech.speaker(), model.speech.spk_ln.bias)  # the released voice
+
+
+class Recorded:
+    """The inputs of a lane, concatenated."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.inputs: list[torch.Tensor] = []
+        forward = lane.forward
+
+        def record(embeds: torch.Tensor) -> torch.Tensor:
+            self.inputs.append(embeds)
+            return forward(embeds)
+
+        lane.forward = record  # type: ignore[method-assign]
+
+
+def run(
+    checkpoint: Checkpoint, prompt: torch.Tensor, case: dict[str, Any], **options: Any
+) -> tuple[Reply, list[Token]]:
+    vocabulary = replace(checkpoint.vocabulary, end_ids=tuple(case["tts_eos_token_id"]))
+    model = replace(checkpoint, vocabulary=vocabulary).load()  # the restricted head, as it is served
+    order = ReplyOrder(
+        Interleaving.parse(case["interleave"]),
+        max_text=case["max_new_tokens"],
+        max_units=case["tts_max_new_tokens"],
+        text_ends=frozenset(case["eos_token_id"]),
+        unit_ends=vocabulary.ends,
+    )
+    reply = Reply(model, prompt, order, text_sampling=GREEDY, unit_sampling=GREEDY, **options)
+    reply.recorded = Recorded(reply.tts)  # type: ignore[attr-defined]
+    tokens = []
+    while not reply.is_done:
+        token = reply.step()
+        if token is not None:
+            original = token.id if token.kind == "text" else vocabulary.rows[token.id]
+            tokens.append(Token(token.kind, original))
+    assert reply.step() is None
+    return reply, tokens
+
+
+@pytest.mark.parametrize("case", RUNS, ids=lambda case: case["tag"])
+def test_greedy_replies_are_the_references_token_for_token(
+    fixtures: Fixtures, checkpoint: Checkpoint, prompts: dict[str, torch.Tensor], case: dict[str, Any]
+) -> None:
+    reply, tokens = run(checkpoint, prompts[case["case"]], case)
+    assert [token.id for token in tokens if token.kind == "text"] == case["sequences"]
+    assert [token.id for token in tokens if token.kind == "unit"] == case["units"]
+    streamed = [(kind, ids[0]) for kind, ids in case["stream_log"] if ids != "end" and ids]
+    assert [(token.kind, token.id) for token in tokens] == streamed  # in the same order
+    inputs = torch.cat(reply.recorded.inputs)  # type: ignore[attr-defined]
+    expected = fixtures.arrays("generate_tts_inputs")[case["tag"]]
+    close(inputs[: len(expected)], expected, fixtures)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_reading_the_prompt_in_pieces_changes_no_token(
+    checkpoint: Checkpoint, prompts: dict[str, torch.Tensor], size: int
+) -> None:
+    case = RUNS[0]
+    _, tokens = run(checkpoint, prompts[case["case"]], case, max_prefill=size)
+    assert [token.id for token in tokens if token.kind == "text"] == case["sequences"]
+    assert [token.id for token in tokens if token.kind == "unit"] == case["units"]
+
+
+def test_text_alone_is_the_references_batch(
+    fixtures: Fixtures, checkpoint: Checkpoint, model: OpenS2S, prompts: dict[str, torch.Tensor]
+) -> None:
+    """The reference pads the batch on the left; row by row without padding comes to the same."""
+    arrays = fixtures.arrays("generate_text_batch")
+    cases = conversations(fixtures)
+    for row, mask in enumerate(arrays["embeds_mask"]):
+        padded = arrays["inputs_embeds"][row]
+        name = next(
+            name
+            for name, prompt in prompts.items()
+            if len(prompt) == mask.sum() and np.allclose(prompt, padded[-len(prompt) :], atol=1e-3)
+        )
+        prompt = prompts[name]
+        ids = arrays["input_ids"][row]
+        assert ids[arrays["attention_mask"][row].astype(bool)].tolist() == cases[name].input_ids
+        close(prompt, padded[-len(prompt) :], fixtures)
+        assert not padded[: -len(prompt)].any()
+        expected = arrays["sequences"][row].tolist()
+        lane = Lane(model.llm)
+        made: list[int] = []
+        inputs = prompt
+        with torch.inference_mode():
+            while len(made) < len(expected) and not (made and made[-1] in checkpoint.text_generation.end_ids):
+                made.append(int(model.llm.logits(lane.forward(inputs)).argmax()))
+                inputs = model.llm.embed(torch.tensor(made[-1:]))
+        assert made == expected[: len(made)]
+
+
+def test_sampling_gives_the_references_probabilities(fixtures: Fixtures) -> None:
+    arrays = fixtures.arrays("sampling")
+    logits = torch.from_numpy(arrays["logits"])
+    names = [name for name in arrays if name.startswith("probs_")]
+    assert names
+    for name in names:
+        temperature, top_k, top_p = (part[1:] for part in name.split("_")[1:])
+        sampling = Sampling(_decimal(temperature), int(top_k), _decimal(top_p))
+        np.testing.assert_allclose(probabilities(logits, sampling), arrays[name], atol=1e-6, err_msg=name)
+
+
+def _decimal(digits: str) -> float:
+    """ "06" -> 0.6, "1" -> 1.0, "095" -> 0.95."""
+    return float(f"{digits[0]}.{digits[1:]}") if len(digits) > 1 else float(digits)

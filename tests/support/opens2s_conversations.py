@@ -1,0 +1,66 @@
+"""The conversations of prompts.json, from the reference's messages to prompt embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.opens2s.checkpoint import Checkpoint
+from model.opens2s.features import LogMel, LogMelConfig, LogMelStream
+from model.opens2s.model import OpenS2S
+from model.opens2s.prompt import AUDIO, Message
+from model.opens2s.reply import splice
+from tests.support.opens2s_fixtures import Fixtures
+
+FILES = {"short": "short_cut"}  # as the note of prompts.json says
+
+
+def log_mel(pcm: NDArray[Any], front_end: LogMelConfig, min_chunks: int = 1, step: int | None = None) -> LogMel:
+    """Features of a whole recording, pushed in pieces of `step` samples."""
+    stream = LogMelStream(front_end)
+    for start in range(0, len(pcm), step or len(pcm)):
+        stream.push(pcm[start : start + (step or len(pcm))])
+    return stream.features(min_chunks)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One case of prompts.json."""
+
+    messages: list[Message]
+    audios: list[NDArray[np.int16]]
+    input_ids: list[int]
+    num_embeddings: int
+
+    def embeddings(self, model: OpenS2S, checkpoint: Checkpoint) -> torch.Tensor:
+        """[positions, hidden]; all audios in one batch, as in the reference."""
+        front_end = checkpoint.front_end
+        chunks = max([1, *(-(-len(pcm) // front_end.chunk_samples) for pcm in self.audios)])
+        mels = [log_mel(pcm, front_end, chunks) for pcm in self.audios]
+        embedded = model.listener.encode_batch(mels) if mels else []
+        return splice(model.llm, checkpoint.prompts.ids(self.messages), embedded, AUDIO)
+
+
+def conversations(fixtures: Fixtures) -> dict[str, Conversation]:
+    found = {}
+    for name, case in fixtures.json("prompts")["cases"].items():
+        messages, audios = [], []
+        for message in case["messages"]:
+            content = message["content"]
+            parts: list[str | None] = []
+            for part in content if isinstance(content, list) else [content]:
+                if isinstance(part, str):
+                    parts.append(part)
+                elif "text" in part:
+                    parts.append(part["text"])
+                else:
+                    parts.append(None)
+                    audio = part["audio"].removeprefix("@")
+                    audios.append(fixtures.pcm(FILES.get(audio, audio)))
+            messages.append(Message(message["role"], tuple(parts)))
+        found[name] = Conversation(messages, audios, case["input_ids"], case["embeds_len"])
+    return found
