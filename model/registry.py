@@ -14,6 +14,7 @@ from .weights import FETCH_COMMAND
 _FACTORIES = {
     "cascade": ("model.backends.cascade.engine", "create"),
     "echo": ("model.backends.echo", "create"),
+    "opens2s": ("model.backends.opens2s.engine", "create"),
 }
 
 
@@ -56,7 +57,8 @@ def get_factory(backend: str) -> EngineFactory:
 def create_engine(backend: str, options: Mapping[str, object], wake: Wake) -> SpeechEngine:
     """Build and load an engine; call `warm_up` on it before the first request.
 
-    `options`: for "cascade" the keys of the settings section `cascade` and `models_dir`; for "echo" nothing.
+    `options`: for "cascade" and "opens2s" the keys of the settings section of that name and `models_dir`; for
+    "echo" nothing.
     `wake` is called from the engine's threads when `step` has something to return.
 
     Raises UnknownBackendError, ModelsMissingError, or ValueError for options the backend does not accept.

@@ -20,15 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rtc_server.errors import ConfigError
@@ -94,6 +86,8 @@ WebOrigin = Annotated[str, AfterValidator(_check_origin)]
 KeyHash = Annotated[str, AfterValidator(_hash_key)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 CpuNumber = Annotated[int, Field(ge=0, le=4_095)]
+VoiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+VoiceFile = Annotated[str, Field(pattern=r"\.np[yz]$")]
 
 
 class Section(BaseModel):
@@ -217,7 +211,7 @@ class EngineSection(Section):
     """What generates the speech, and how it is run."""
 
     backend: str = Field("cascade", min_length=1)
-    """Implementation: "cascade" (embedded recognition, language model and voice) or "echo" (repeats you)."""
+    """What speaks: "cascade" (embedded recognition, language model and voice), "opens2s" (for a GPU) or "echo"."""
     isolation: Literal["process", "thread"] = "process"
     """Where it runs: "process" keeps playout punctual and survives its crash; "thread" is for tests."""
     nice: int = Field(5, ge=0, le=19)
@@ -279,6 +273,47 @@ class CascadeSection(Section):
     """Voice of the replies; the embedded one is "heart"."""
     instructions: str = Field("", max_length=20_000)
     """What the language model is told first; "" means the built-in persona."""
+
+
+class OpenS2SSection(Section):
+    """The backend "opens2s": one large model that hears speech and answers with speech."""
+
+    checkpoint: str = ""
+    """Folder of the OpenS2S checkpoint; "" means OpenS2S in the folder of the models (models.cache_dir)."""
+    decoder: str = ""
+    """Folder of the decoder of its speech tokens; "" means glm-4-voice-decoder in the folder of the models."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """"dummy" fills the released model's shapes with random weights, without files; it speaks noise, for benchmarks."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """"cpu", "cuda" or one GPU as "cuda:1"; "auto" takes the first GPU, or the processor where there is none."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the checkpoint's weights; "auto" means bfloat16 on a GPU and float32 on the processor."""
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    """Store the large matrices in 8 bits: half the memory, and slightly different replies."""
+    decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the decoder, which makes sound from speech tokens."""
+    max_sequences: int = Field(8, ge=1, le=64)
+    """Replies generated at the same time; more wait. Each holds memory for context_tokens."""
+    max_output_tokens: int = Field(256, ge=1, le=1_024)
+    """Length of a reply in text tokens, unless the session asks for fewer."""
+    temperature: float = Field(0.2, ge=0.0, le=2.0)
+    """How freely words are chosen; 0 always takes the likeliest. 0.2 is what the model's own demo uses."""
+    top_p: float = Field(0.8, gt=0.0, le=1.0)
+    """Share of the likeliest words to choose from."""
+    context_tokens: int = Field(4_096, ge=512, le=40_960)
+    """Conversation that the model sees, in tokens; the oldest turns fall out."""
+    voices: dict[VoiceName, VoiceFile] = {}
+    """Voices by name: .npy or .npz files of 512 numbers, such as { anna = "voices/anna.npy" }. There is always
+    "default": zeros, unless it is named here."""
+    instructions: str = Field("", max_length=20_000)
+    """What the model is told first; "" means the checkpoint's own "You are a helpful assistant."."""
+    threads: int = Field(0, ge=0, le=256)
+    """Threads of the model on the processor; 0 leaves it to torch."""
+
+    def folders(self, models_dir: Path) -> tuple[Path, Path]:
+        """Those of checkpoint and decoder, whether or not they are there."""
+        checkpoint = Path(self.checkpoint).expanduser() if self.checkpoint else models_dir / "OpenS2S"
+        return checkpoint, Path(self.decoder).expanduser() if self.decoder else models_dir / "glm-4-voice-decoder"
 
 
 class SessionSection(Section):
@@ -386,6 +421,7 @@ class Settings(BaseModel):
     engine: EngineSection = EngineSection()
     models: ModelsSection = ModelsSection()
     cascade: CascadeSection = CascadeSection()
+    opens2s: OpenS2SSection = OpenS2SSection()
     session: SessionSection = SessionSection()
     turns: TurnsSection = TurnsSection()
     webrtc: WebRtcSection = WebRtcSection()
@@ -507,10 +543,10 @@ def _from_overrides(overrides: Mapping[str, object]) -> list[tuple[str, object]]
 
 
 def _parse_variable(text: str, field: FieldInfo) -> object:
-    """Lists are JSON (`[0, 1]`) or words with commas between (`0,1`); pydantic reads the rest."""
-    if not isinstance(field.default, tuple):
+    """Lists are JSON (`[0, 1]`) or words with commas between (`0,1`), tables JSON; pydantic reads the rest."""
+    if not isinstance(field.default, tuple | dict):
         return text
-    if text.lstrip().startswith("["):
+    if isinstance(field.default, dict) or text.lstrip().startswith("["):
         try:
             return json.loads(text)
         except ValueError:

@@ -7,6 +7,7 @@ another. Native libraries are tried in a child process, so that one that crashes
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -38,8 +39,18 @@ FILES_PER_CALL = 16  # one UDP socket per address and ICE component, with room t
 MIN_MEMORY_BYTES = 1_000_000_000  # the embedded models take 0.6 GB
 EARLIEST_YEAR = 2026  # this program is not older, so an earlier clock is wrong
 
-NATIVE_MODULES = {"cascade": ("onnxruntime", "xllamacpp", "hibari", "scipy.signal")}
+NATIVE_MODULES = {
+    "cascade": ("onnxruntime", "xllamacpp", "hibari", "scipy.signal"),
+    "opens2s": ("torch", "transformers", "safetensors", "tokenizers", "yaml"),
+}
 """Libraries with machine code that a backend needs besides those of the media path."""
+
+DEVICE_PROBE = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+print(json.dumps([f"{gpu.name} with {gpu.total_memory / 1e9:.0f} GB" for gpu in gpus]))
+"""
+"""Run in a child process: torch is large, and a broken driver may take its process along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +76,11 @@ def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...])
         lambda: check_ports(settings),
         lambda: check_tls(settings),
         lambda: check_models(models_dir, needed),
+        lambda: check_opens2s(settings, models_dir),
         check_opus,
         lambda: check_native(settings),
         check_gpu,
+        lambda: check_device(settings),
         lambda: check_udp(settings),
         check_clock,
         lambda: check_limits(settings.server.max_calls),
@@ -169,6 +182,26 @@ def check_models(models_dir: Path, needed: tuple[Weight, ...]) -> Iterator[Findi
         yield Finding("models", "ok", f"{len(needed)} files needed, all good, in {models_dir}.")
 
 
+def check_opens2s(settings: Settings, models_dir: Path) -> Iterator[Finding]:
+    """For the backend "opens2s": its checkpoint and decoder are here."""
+    if settings.engine.backend != "opens2s":
+        return
+    if settings.opens2s.load_format == "dummy":
+        yield Finding("opens2s", "warn", "Random weights, which speak noise.", "Leave out --load-format dummy.")
+        return
+    checkpoint, decoder = settings.opens2s.folders(models_dir)
+    absent = [str(file) for file in (checkpoint / "config.json", decoder / "config.yaml") if not file.is_file()]
+    if absent:
+        yield Finding(
+            "opens2s",
+            "fail",
+            f"Missing: {', '.join(absent)}.",
+            "Run `rtc-server models fetch opens2s`, or name your folders with --checkpoint and --decoder.",
+        )
+    else:
+        yield Finding("opens2s", "ok", f"Checkpoint in {checkpoint}, decoder in {decoder}.")
+
+
 def check_opus() -> Iterator[Finding]:
     """Opus survives an encode and decode round trip: a tone comes back as that tone."""
     try:
@@ -190,13 +223,14 @@ def check_native(settings: Settings) -> Iterator[Finding]:
     if settings.turns.vad != "webrtcvad":
         modules.append("onnxruntime")
     modules += [name for name in NATIVE_MODULES.get(settings.engine.backend, ()) if name not in modules]
+    package = "'rtc-server[opens2s]'" if settings.engine.backend == "opens2s" else "rtc-server"
     problems = [problem for name in modules if (problem := _import_problem(name))]
     if problems:
         yield Finding(
             "libraries",
             "fail",
             " ".join(problems),
-            "Install them again: `pip install --force-reinstall rtc-server`; if one crashes, this processor may "
+            f"Install them again: `pip install --force-reinstall {package}`; if one crashes, this processor may "
             "lack an instruction that it needs.",
         )
     else:
@@ -222,6 +256,31 @@ def check_gpu() -> Iterator[Finding]:
         yield Finding("gpu", "warn", "There is a GPU whose driver does not answer.", "Run `nvidia-smi` to see why.")
     else:
         yield Finding("gpu", "ok", "None found; the embedded models need none.")
+
+
+def check_device(settings: Settings) -> Iterator[Finding]:
+    """For the backend "opens2s": the device that the settings name, as torch sees it."""
+    if settings.engine.backend != "opens2s":
+        return
+    device = settings.opens2s.device
+    try:
+        done = _run_python(DEVICE_PROBE)
+        gpus = json.loads(done.stdout) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, ValueError):
+        gpus = None
+    if gpus is None:
+        yield Finding("device", "fail", "torch cannot be asked for its devices.", "See the finding about libraries.")
+        return
+    number = int(device.partition(":")[2] or 0)
+    if device == "cpu" or (device == "auto" and not gpus):
+        advice = "Speech is generated much slower than it is spoken; use a GPU and a torch that is built for it."
+        yield Finding("device", "warn", "The processor.", advice)
+    elif number < len(gpus):
+        yield Finding("device", "ok", f"cuda:{number}, {gpus[number]}.")
+    else:
+        there = f"torch sees {len(gpus)}" if gpus else "torch sees none"
+        advice = "Check `nvidia-smi` and that torch is the CUDA build, or choose another with --device."
+        yield Finding("device", "fail", f"There is no GPU {number} ({there}).", advice)
 
 
 def check_udp(settings: Settings) -> Iterator[Finding]:
@@ -335,17 +394,20 @@ def _opus_round_trip(tone_hz: float) -> float:
     return float(np.fft.rfftfreq(len(sound), 1 / rate)[int(np.argmax(spectrum))])
 
 
+def _run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=NATIVE_TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
 def _import_problem(name: str) -> str | None:
-    command = [sys.executable, "-c", f"import {name}"]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=NATIVE_TIMEOUT_SECONDS,
-            check=False,
-        )
+        done = _run_python(f"import {name}")
     except subprocess.TimeoutExpired:
         return f"{name} hangs when it is loaded."
     if done.returncode < 0:

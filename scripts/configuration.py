@@ -65,7 +65,7 @@ def document_text(current: str) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A default as TOML: strings, numbers, booleans and flat lists, which JSON writes the same way."""
+    """A default as TOML: strings, numbers, booleans, flat lists and the empty table, which JSON writes the same way."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -75,6 +75,8 @@ def allowed(field: FieldInfo) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in get_args(field.annotation))
     if isinstance(field.default, tuple):
         return "list of numbers" if field.annotation and "int" in str(field.annotation) else "list of strings"
+    if isinstance(field.default, dict):
+        return "table of strings"
     kind = {bool: "true, false", int: "whole number", float: "number", str: "text"}[type(field.default)]
     limits = [_limit(rule) for rule in field.metadata]
     return " ".join([kind, *filter(None, limits)])

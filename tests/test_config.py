@@ -14,6 +14,8 @@ from rtc_server.errors import ConfigError
 from scripts import configuration
 
 ROOT = Path(__file__).resolve().parent.parent
+BACKEND_SECTIONS = ("cascade", "opens2s")
+"""Sections that a backend gets as a plain mapping."""
 
 
 def write(folder: Path, text: str) -> Path:
@@ -70,6 +72,17 @@ def test_lists_in_the_environment_are_json_or_have_commas(
     assert load_settings().engine.cpu_affinity == expected
 
 
+def test_tables_are_toml_in_the_file_and_json_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ('[opens2s]\nvoices = { anna = "a.npy" }\n', '[opens2s.voices]\nanna = "a.npy"\n'):
+        assert load_settings(write(tmp_path, text)).opens2s.voices == {"anna": "a.npy"}
+    monkeypatch.setenv("RTC_SERVER__OPENS2S__VOICES", '{"ben": "b.npz"}')
+    assert load_settings(write(tmp_path, "")).opens2s.voices == {"ben": "b.npz"}
+    monkeypatch.setenv("RTC_SERVER__OPENS2S__VOICES", "ben=b.npz")
+    assert "RTC_SERVER__OPENS2S__VOICES" in refusal()
+
+
 @pytest.mark.parametrize(("text", "expected"), [("false", False), ("0", False), ("true", True), ("1", True)])
 def test_switches_in_the_environment_are_words_or_digits(
     monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
@@ -119,6 +132,11 @@ def refusal(path: Path | None = None, **overrides: object) -> str:
         ("[auth]\nallowed_origins = ['https://app.example/']\n", "is not an origin"),
         ("[auth]\ntrusted_proxies = ['proxy']\n", "'proxy' is not an IP address"),
         ("[webrtc]\nice_servers = ['http://x']\n", "write for example 'stun:stun.example.org:3478'"),
+        ("[opens2s]\ndevice = 'gpu'\n", "opens2s.device = "),
+        ("[opens2s]\nquantization = 'int4'\n", "'none', 'int8' or 'fp8'"),
+        ("[opens2s]\nmax_output_tokens = 2000\n", "less than or equal to 1024"),
+        ("[opens2s]\nvoices = { anna = 'a.wav' }\n", "opens2s.voices = "),
+        ("[opens2s]\nvoices = { 'an na' = 'a.npy' }\n", "opens2s.voices = "),
     ],
 )
 def test_a_file_that_cannot_be_right_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -202,11 +220,11 @@ def _reads(tree: ast.Module, folder: str) -> set[tuple[str, str]]:
             label = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
             found.add((label.lstrip("_"), node.attr))
         elif folder == "model" and isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.add(("cascade", node.value))
+            found |= {(section, node.value) for section in BACKEND_SECTIONS}
     return found
 
 
 def _is_read(key: str, reads: set[tuple[str, str]]) -> bool:
     section, name = key.split(".")
-    owners = {section, "settings", "options"} if section == "cascade" else {section, "settings"}
+    owners = {section, "settings", "options"} if section in BACKEND_SECTIONS else {section, "settings"}
     return any((owner, name) in reads for owner in owners)

@@ -74,7 +74,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "rtc_server.loadtest": ("rtc_server.loadtest", "rtc_server.codecs", "model.interface", "rtc_server.errors"),
-    "rtc_server.cli": ("rtc_server", "model.registry", "model.weights"),
+    "rtc_server.cli": ("rtc_server", "model.registry", "model.weights", "model.opens2s"),
     "rtc_server.__main__": ("rtc_server.cli",),
     # the model knows nothing of the server
     "model.interface": (),
@@ -127,6 +127,11 @@ PURE_LIBRARIES = {
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("model",),
     "transformers": ("model",),
+    "torchao": ("model.opens2s",),
+    "safetensors": ("model.opens2s",),
+    "huggingface_hub": ("model.opens2s",),
+    "httpx2": ("model.opens2s",),
+    "yaml": ("model.decoder",),
     "xllamacpp": ("model.backends",),
     "hibari": ("model.backends",),
     "onnxruntime": ("model.backends", "rtc_server.turns"),

@@ -10,11 +10,15 @@ import asyncio
 import logging
 import os
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
+from annotated_types import Ge, Le
 
+from model.backends.opens2s.options import BOUNDS, CHOICES, OpenS2SOptions
 from model.interface import EngineInfo
+from model.opens2s.download import REPOSITORIES
 from model.weights import SMART_TURN
 from rtc_server.app.server import create_engine_client
 from rtc_server.calls.call import Call
@@ -70,6 +74,70 @@ def test_cascade_keys_reach_the_backend() -> None:
     assert options["temperature"] == 0.7
     assert options["models_dir"] == "/somewhere"
     assert set(Settings().cascade.model_dump()) < set(options)
+
+
+OPENS2S: dict[str, object] = {
+    "checkpoint": "/weights/OpenS2S",
+    "decoder": "/weights/decoder",
+    "load_format": "dummy",
+    "device": "cuda:1",
+    "dtype": "float16",
+    "quantization": "int8",
+    "decoder_dtype": "bfloat16",
+    "max_sequences": 3,
+    "max_output_tokens": 99,
+    "temperature": 0.7,
+    "top_p": 0.6,
+    "context_tokens": 2048,
+    "voices": {"anna": "voices/anna.npy"},
+    "instructions": "Be brief.",
+    "threads": 2,
+}
+"""Every key of the section, none of them at its default."""
+
+
+def test_opens2s_keys_reach_the_backend() -> None:
+    assert set(OPENS2S) == set(Settings().opens2s.model_dump())
+    keys = {f"opens2s.{key}": value for key, value in OPENS2S.items()}
+    options = engine_settings(**{"engine.backend": "opens2s", "models.cache_dir": "/somewhere", **keys}).options
+    assert options == {**OPENS2S, "models_dir": "/somewhere"}
+    found = OpenS2SOptions.from_mapping(options)
+    assert {key: getattr(found, key) for key in OPENS2S} == OPENS2S
+    assert (str(found.checkpoint_path), str(found.decoder_path)) == ("/weights/OpenS2S", "/weights/decoder")
+
+
+def test_opens2s_options_agree_with_the_section() -> None:
+    section = Settings().opens2s
+    assert OpenS2SOptions.from_mapping(section.model_dump()) == OpenS2SOptions()
+    assert set(section.model_dump()) == set(OpenS2SOptions.__slots__) - {"models_dir"}
+    options = OpenS2SOptions(models_dir="/models")
+    assert section.folders(Path("/models")) == (options.checkpoint_path, options.decoder_path)
+    assert [path.name for path in section.folders(Path("/models"))] == [item.folder for item in REPOSITORIES]
+    for name, choices in CHOICES.items():
+        assert get_args(type(section).model_fields[name].annotation) == choices
+    for name, (least, most) in BOUNDS.items():
+        limits = {type(rule): rule for rule in type(section).model_fields[name].metadata}
+        assert (limits[Ge].ge, limits[Le].le) == (least, most), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_sequence": 1}, "did you mean 'max_sequences'"),
+        ({"quatsch": 1}, "use one of checkpoint, context_tokens"),
+        ({"threads": "2"}, "must be of type int"),
+        ({"threads": True}, "must be of type int"),
+        ({"voices": ["anna"]}, "must be of type dict"),
+        ({"voices": {"anna": "anna.wav"}}, r"a \.npy or \.npz file"),
+        ({"dtype": "fp16"}, "use one of auto, float32"),
+        ({"device": "gpu"}, "use auto, cpu, cuda"),
+        ({"max_output_tokens": 0}, "from 1 to 1024"),
+        ({"top_p": 0}, "above 0"),
+    ],
+)
+def test_opens2s_options_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OpenS2SOptions.from_mapping(options)
 
 
 async def test_priority_and_cores_are_those_of_the_process() -> None:

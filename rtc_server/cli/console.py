@@ -61,6 +61,11 @@ def err() -> Console:
     return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 
+def is_interactive() -> bool:
+    """Somebody sits at a terminal who can be asked."""
+    return sys.stdin.isatty()
+
+
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

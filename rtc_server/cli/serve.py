@@ -22,8 +22,13 @@ Examples:
 
   rtc-server serve --backend echo     repeats what you say
 
+  rtc-server serve --backend opens2s     the large model, on a GPU, once `rtc-server models fetch opens2s` is done
+
 Every other setting: docs/configuration.md, or `rtc-server config`.
 """
+
+
+PANEL = "Only with --backend opens2s"
 
 
 def serve(
@@ -37,7 +42,35 @@ def serve(
     tls: Annotated[
         bool | None, typer.Option("--tls/--no-tls", help="Listen on the HTTPS port too (server.tls).")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help='What speaks: "cascade" or "echo" (engine.backend).')] = None,
+    backend: Annotated[
+        str | None, typer.Option(help='What speaks: "cascade", "opens2s" or "echo" (engine.backend).')
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the OpenS2S checkpoint (opens2s.checkpoint).", rich_help_panel=PANEL
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of its speech decoder (opens2s.decoder).", rich_help_panel=PANEL),
+    ] = None,
+    load_format: Annotated[
+        str | None,
+        typer.Option(help='"auto", or "dummy" for random weights (opens2s.load_format).', rich_help_panel=PANEL),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help='"auto", "cpu", "cuda" or "cuda:1" (opens2s.device).', rich_help_panel=PANEL),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help='"auto", "float32", "bfloat16" or "float16" (opens2s.dtype).', rich_help_panel=PANEL),
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help='"none", "int8" or "fp8" (opens2s.quantization).', rich_help_panel=PANEL),
+    ] = None,
     media_workers: Annotated[
         int | None, typer.Option(min=0, max=256, help="Processes that carry the calls (server.media_workers).")
     ] = None,
@@ -55,10 +88,11 @@ def serve(
     from model.registry import ModelsMissingError, UnknownBackendError, backend_names
     from model.weights import missing
     from rtc_server.config import load_settings
+    from rtc_server.errors import ConfigError
     from rtc_server.exposure import exposure
     from rtc_server.paths import models_dir as models_folder
 
-    from .models import needed_weights
+    from .models import check_opens2s, needed_weights
 
     flags = {
         "server.host": host,
@@ -72,10 +106,27 @@ def serve(
         "server.media_workers": media_workers,
         "models.cache_dir": None if models_dir is None else str(models_dir),
     }
-    settings = load_settings(config, {key: value for key, value in flags.items() if value is not None})
+    of_opens2s = {
+        "opens2s.checkpoint": checkpoint,
+        "opens2s.decoder": decoder,
+        "opens2s.load_format": load_format,
+        "opens2s.device": device,
+        "opens2s.dtype": dtype,
+        "opens2s.quantization": quantization,
+    }
+    given = {key: value for key, value in {**flags, **of_opens2s}.items() if value is not None}
+    settings = load_settings(config, given)
     if settings.engine.backend not in backend_names():
         raise UnknownBackendError(settings.engine.backend)
+    if settings.engine.backend != "opens2s" and (idle := sorted(given.keys() & of_opens2s.keys())):
+        option = "--" + idle[0].split(".")[1].replace("_", "-")
+        raise ConfigError(
+            f"{option} is for the backend opens2s, and engine.backend is {settings.engine.backend!r}; "
+            "add --backend opens2s."
+        )
     exposure(settings)
+    if settings.engine.backend == "opens2s":
+        check_opens2s(settings)
     folder = models_folder(settings)
     absent = missing(folder, needed_weights(settings))
     if absent:

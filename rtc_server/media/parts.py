@@ -28,6 +28,8 @@ def engine_settings(settings: Settings, listen_path: str | None = None) -> Engin
     options: dict[str, object] = {}
     if engine.backend == "cascade":
         options = {**settings.cascade.model_dump(), "models_dir": str(models_dir(settings))}
+    elif engine.backend == "opens2s":
+        options = {**settings.opens2s.model_dump(), "models_dir": str(models_dir(settings))}
     return EngineSettings(
         backend=engine.backend,
         options=options,

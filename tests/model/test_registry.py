@@ -12,7 +12,7 @@ from model.registry import UnknownBackendError, backend_names, create_engine
 
 
 def test_backends_are_known_by_name() -> None:
-    assert backend_names() == ("cascade", "echo")
+    assert backend_names() == ("cascade", "echo", "opens2s")
 
 
 @pytest.mark.parametrize(("name", "hint"), [("cascad", "cascade"), ("ECHO", "echo"), ("zzz", "cascade, echo")])
