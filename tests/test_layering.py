@@ -74,7 +74,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "rtc_server.loadtest": ("rtc_server.loadtest", "rtc_server.codecs", "model.interface", "rtc_server.errors"),
-    "rtc_server.cli": ("rtc_server", "model.registry", "model.weights", "model.opens2s"),
+    "rtc_server.cli": (
+        "rtc_server",
+        "model.registry",
+        "model.weights",
+        "model.opens2s",
+        "model.backends.opens2s.verify",
+    ),
     "rtc_server.__main__": ("rtc_server.cli",),
     # the model knows nothing of the server
     "model.interface": (),

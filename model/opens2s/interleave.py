@@ -33,11 +33,14 @@ class ReplyOrder:
         max_units: int,
         text_ends: frozenset[int],
         unit_ends: frozenset[int],
+        has_speech: bool = True,
     ) -> None:
+        """Raises ValueError when there is no room for a single text token. Without speech only text is made."""
         if max_text < 1:
             raise ValueError(f"max_text is {max_text}; a reply has at least one text token.")
         self._interleaving = interleaving
         self._max_text, self._max_units = max_text, max_units
+        self._has_speech = has_speech
         self._text_ends, self._unit_ends = text_ends, unit_ends
         self._in_group = 0
         self.num_text = 0
@@ -47,6 +50,8 @@ class ReplyOrder:
         self.is_text_finished = False
         self.hit_text_limit = False
         """The text ended because its budget was used."""
+        self.hit_unit_limit = False
+        """The speech ended because its budget was used."""
         self.next: Step = "text"
 
     def add_text(self, token: int) -> None:
@@ -57,7 +62,9 @@ class ReplyOrder:
         is_end = token in self._text_ends
         self.hit_text_limit = not is_end and self.num_text >= self._max_text
         self.is_text_finished = is_end or self.hit_text_limit
-        if self.is_text_finished or self._in_group == self._interleaving.num_text:
+        if not self._has_speech:
+            self.next = "done" if self.is_text_finished else "text"
+        elif self.is_text_finished or self._in_group == self._interleaving.num_text:
             self._in_group = 0
             self.next = "unit" if self.num_units < self._max_units else "done"
 
@@ -68,6 +75,7 @@ class ReplyOrder:
         self._in_group += 1
         is_end = unit in self._unit_ends
         is_over = self.num_units >= self._max_units
+        self.hit_unit_limit = is_over and not (is_end and self.is_text_finished)
         if self.is_text_finished:
             self.next = "done" if is_end or is_over else "unit"
         elif is_end or is_over or self._in_group == self._interleaving.num_units:

@@ -32,13 +32,26 @@ class SpeechVocabulary:
     @property
     def rows(self) -> tuple[int, ...]:
         """The ids that are kept: the codes first, so that a kept id below `num_units` is the code itself."""
-        units = range(self.first_unit, self.first_unit + self.num_units)
-        return (*units, *(token for token in self.end_ids if token not in units))
+        return (*self._units, *self._marks)
 
     @property
     def ends(self) -> frozenset[int]:
         """`end_ids` as kept ids."""
-        return frozenset(self.rows.index(token) for token in self.end_ids)
+        units, marks = self._units, self._marks
+        kept = (end - units.start if end in units else len(units) + marks.index(end) for end in self.end_ids)
+        return frozenset(kept)
+
+    @property
+    def _units(self) -> range:
+        return range(self.first_unit, self.first_unit + self.num_units)
+
+    @property
+    def _marks(self) -> list[int]:
+        return [end for end in dict.fromkeys(self.end_ids) if end not in self._units]
+
+    def is_sound(self, kept_id: int) -> bool:
+        """True for a code; False for a mark, which the decoder must not see."""
+        return kept_id < self.num_units and kept_id not in self.ends
 
 
 class SpeechLM(nn.Module):

@@ -259,7 +259,7 @@ def verify_models(
 
 
 def _verify_checkpoint(folder: Path) -> None:
-    from model.opens2s.verify import report  # type: ignore[import-untyped, unused-ignore]
+    from model.backends.opens2s.verify import report
 
     lines, is_good = report(folder)
     for line in lines:

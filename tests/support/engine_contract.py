@@ -198,17 +198,20 @@ BAD_REQUESTS: dict[str, dict[str, object]] = {
 class EngineContract:
     """Laws that hold for every backend."""
 
+    reply_ends: tuple[str, ...] = ("completed",)
+    """How a reply may end by itself; a model with random weights does not know when to stop."""
+
     def test_a_spoken_turn_is_answered_and_ends_once(self, driver: Driver) -> None:
         key = driver.say(recording("f0_rms"))
         assert_lawful(driver, key)
-        assert driver.done(key).status == "completed"
+        assert driver.done(key).status in self.reply_ends
         assert driver.audio_ms(key) > 300
         assert (driver.transcript(key) is not None) == driver.engine.info.gives_transcripts
 
     def test_a_typed_turn_is_answered_and_ends_once(self, driver: Driver) -> None:
         key = driver.say(text="What is the capital of Spain?")
         assert_lawful(driver, key)
-        assert driver.done(key).status == "completed"
+        assert driver.done(key).status in self.reply_ends
         assert driver.text(key)
         assert driver.transcript(key) is None, "nothing was recognised"
 
@@ -231,14 +234,16 @@ class EngineContract:
         with pytest.raises(ValueError, match=key):
             driver.submit(recording("f0_rms"), response_id=key)
         driver.finish(key)
-        assert driver.done(key).status == "completed"
+        assert driver.done(key).status in self.reply_ends
 
     def test_an_id_may_be_used_again_once_it_ended(self, driver: Driver) -> None:
         key = driver.submit(recording("f1_rms"))
         driver.engine.cancel(key)
         driver.submit(recording("f0_rms"), response_id=key)
         driver.run_until(lambda: len(driver.of(key, ResponseDone)) == 2)
-        assert [done.status for done in driver.of(key, ResponseDone)] == ["cancelled", "completed"]
+        first, second = driver.of(key, ResponseDone)
+        assert first.status == "cancelled"
+        assert second.status in self.reply_ends
 
     def test_a_response_cancelled_in_the_queue_never_starts(self, driver: Driver) -> None:
         key = driver.submit(recording("f0_rms"))
@@ -310,11 +315,8 @@ class EngineContract:
         first, second, third = (driver.submit(recording("f0_rms"), seed=seed) for seed in range(3))
         driver.engine.cancel(second)
         driver.finish(first, second, third)
-        assert [driver.done(key).status for key in (first, second, third)] == [
-            "completed",
-            "cancelled",
-            "completed",
-        ]
+        assert driver.done(second).status == "cancelled"
+        assert {driver.done(key).status for key in (first, third)} <= set(self.reply_ends)
         assert not driver.of(second, AudioDelta)
 
     def test_a_closed_engine_ends_without_events_and_closes_twice(self, disposable: Driver) -> None:
@@ -389,8 +391,8 @@ class EngineContract:
     def test_the_description_fits(self, driver: Driver) -> None:
         info = driver.engine.info
         assert info.name
-        assert info.sample_rate in (8_000, 16_000, 24_000, 48_000)
+        assert info.sample_rate in (8_000, 16_000, 22_050, 24_000, 48_000)
         assert info.max_sequences >= 1
         assert info.voices
         key = driver.say(recording("f0_rms"), voice=info.voices[0])
-        assert driver.done(key).status == "completed"
+        assert driver.done(key).status in self.reply_ends
