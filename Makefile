@@ -4,13 +4,16 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test check bench clean
+.PHONY: help setup setup-opens2s setup-test run test check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## Make .venv with what the server needs
 	@scripts/setup.sh
+
+setup-opens2s: ## Add what the backend opens2s needs: torch (for the GPU, where there is one), transformers
+	@scripts/setup.sh --opens2s
 
 setup-test: ## Add what tests and checks need: dev tools, torch (CPU), Chromium
 	@scripts/setup.sh --test

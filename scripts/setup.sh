@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the project into it, with the versions of constraints.txt.
 #
-#   scripts/setup.sh          what the server needs
-#   scripts/setup.sh --test   also the dev tools, torch (CPU build) and Chromium
+#   scripts/setup.sh             what the server needs
+#   scripts/setup.sh --opens2s   also torch and what else OpenS2S needs (the CPU build where there is no GPU)
+#   scripts/setup.sh --test      also the dev tools and Chromium
 #
 # Running it again does nothing, at once and without network, until pyproject.toml, constraints.txt, this file
 # or the Python version changes.
@@ -17,6 +18,7 @@ CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 mode=run
 [[ "${1:-}" == "--test" ]] && mode=test
+[[ "${1:-}" == "--opens2s" ]] && mode=opens2s
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -134,10 +136,15 @@ if [[ $mode == test ]]; then
     say "installing the server, the dev tools and torch; a few minutes the first time"
     install_torch
     pip_install --editable '.[dev,opens2s]'
+elif [[ $mode == opens2s ]]; then
+    say "installing the server and torch; a few minutes the first time"
+    install_torch
+    pip_install --editable '.[opens2s]'
 else
     say "installing the server; about a minute the first time"
     pip_install --editable .
 fi
 fingerprint >"$stamp"
-[[ $mode == test ]] && fingerprint >"$VENV/.setup-run"
+[[ $mode == test ]] && fingerprint >"$VENV/.setup-opens2s" # what a larger set-up installs, a smaller one need not
+[[ $mode != run ]] && fingerprint >"$VENV/.setup-run"
 say "done in $((SECONDS - started)) s"

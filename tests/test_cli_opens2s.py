@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -175,15 +175,30 @@ def test_only_opens2s_can_be_named() -> None:
     assert CliRunner().invoke(app, ["models", "fetch", "--revision", "main"]).exit_code == 2
 
 
-@pytest.mark.parametrize(("is_good", "exit_code"), [(True, 0), (False, 1)])
-def test_verify_reports_on_a_checkpoint_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_good: bool, exit_code: int
-) -> None:
-    verify = SimpleNamespace(report=lambda folder: ([f"read {folder}"], is_good))
-    monkeypatch.setitem(sys.modules, "model.opens2s.verify", verify)
-    result = CliRunner().invoke(app, ["models", "verify", str(tmp_path)])
-    assert (result.output, result.exit_code) == (f"read {tmp_path}\n", exit_code)
+def test_verify_reports_on_a_folder_that_is_named(tmp_path: Path) -> None:
+    done = run_program(None, "models", "verify", str(BUNDLED / "checkpoint"))
+    assert done.returncode == 0, done.stderr
+    assert "llm_config.hidden_size                       64   expected 4096" in done.stdout
+    assert "interleave_strategy                          1:2\n" in done.stdout
+    assert done.stdout.endswith("Everything fits together.\n")
+    done = run_program(None, "models", "verify", str(BUNDLED / "decoder"))
+    assert "flow.vocab_size                              96   expected 16384" in done.stdout
+    assert done.returncode == 0
     assert CliRunner().invoke(app, ["models", "verify", str(tmp_path / "none")]).exit_code == 2
+
+
+def test_verify_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(BUNDLED / "checkpoint", tmp_path / "checkpoint"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    done = run_program(None, "models", "verify", str(folder))
+    assert done.returncode == 1
+    assert f"{weights} is damaged or cut short" in done.stdout
+    folder = Path(shutil.copytree(BUNDLED / "decoder", tmp_path / "decoder"))
+    (folder / "hift.pt").unlink()
+    done = run_program(None, "models", "verify", str(folder))
+    assert done.returncode == 1
+    assert "hift.pt" in done.stdout
 
 
 # --- serve
@@ -240,7 +255,7 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
     from model.weights import WeightsError
 
     monkeypatch.setattr(models_command.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
-    with pytest.raises(WeightsError, match=r"needs torch; install its extra: `pip install 'rtc-server\[opens2s\]'`"):
+    with pytest.raises(WeightsError, match=r"needs torch; install its extra: `make setup-opens2s`, or `pip"):
         check_opens2s(settings(tmp_path, load_format="dummy"))
 
 

@@ -111,6 +111,19 @@ def test_tests_get_the_cpu_build_of_torch(clone: Clone) -> None:
 
 
 @needs_no_gpu
+def test_opens2s_adds_torch_and_no_dev_tools(clone: Clone) -> None:
+    assert clone.set_up("--opens2s", STUB_HAS_CPU_TORCH="1").returncode == 0
+    torch, project = clone.pip_calls
+    assert torch.endswith("torch==2.13.0+cpu")
+    assert project.endswith("--editable .[opens2s]")
+    clone.set_up()
+    assert clone.pip_calls == []  # the server alone is in it
+    clone.set_up("--test", STUB_HAS_CPU_TORCH="1")
+    clone.set_up("--opens2s")
+    assert clone.pip_calls == []  # and it is in what tests need
+
+
+@needs_no_gpu
 def test_the_cpu_index_is_used_where_it_can_be_reached(clone: Clone) -> None:
     clone.set_up("--test", STUB_HAS_CPU_TORCH="1", STUB_CPU_INDEX="1")
     assert "--extra-index-url https://download.pytorch.org/whl/cpu" in clone.pip_calls[0]

@@ -40,7 +40,7 @@ app = typer.Typer(
 
 OPENS2S_FETCH_COMMAND = "rtc-server models fetch opens2s"
 OPENS2S_LIBRARIES = ("torch", "transformers", "safetensors", "yaml")
-OPENS2S_INSTALL = "`pip install 'rtc-server[opens2s]'`, in a checkout `.venv/bin/pip install -e '.[opens2s]'`"
+OPENS2S_INSTALL = "`make setup-opens2s`, or `pip install 'rtc-server[opens2s]'`"
 
 
 class Bundle(StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +17,6 @@ from model.opens2s.model import OpenS2S
 from model.opens2s.prompt import AUDIO, Message
 from model.opens2s.reply import splice
 from tests.support.opens2s_fixtures import Fixtures
-
-FILES = {"short": "short_cut"}  # as the note of prompts.json says
 
 
 def log_mel(pcm: NDArray[Any], front_end: LogMelConfig, min_chunks: int = 1, step: int | None = None) -> LogMel:
@@ -36,18 +36,25 @@ class Conversation:
     input_ids: list[int]
     num_embeddings: int
 
-    def embeddings(self, model: OpenS2S, checkpoint: Checkpoint) -> torch.Tensor:
-        """[positions, hidden]; all audios in one batch, as in the reference."""
-        front_end = checkpoint.front_end
-        chunks = max([1, *(-(-len(pcm) // front_end.chunk_samples) for pcm in self.audios)])
-        mels = [log_mel(pcm, front_end, chunks) for pcm in self.audios]
-        embedded = model.listener.encode_batch(mels) if mels else []
-        return splice(model.llm, checkpoint.prompts.ids(self.messages), embedded, AUDIO)
+
+def embed(model: OpenS2S, checkpoint: Checkpoint, conversations: Sequence[Conversation]) -> list[torch.Tensor]:
+    """[positions, hidden] of each; the audios of all of them in one batch, as in the reference."""
+    front_end = checkpoint.front_end
+    audios = [pcm for conversation in conversations for pcm in conversation.audios]
+    chunks = max([1, *(-(-len(pcm) // front_end.chunk_samples) for pcm in audios)])
+    mels = [log_mel(pcm, front_end, chunks) for pcm in audios]
+    embedded = iter(model.listener.encode_batch(mels) if mels else [])
+    return [
+        splice(model.llm, checkpoint.prompts.ids(one.messages), [next(embedded) for _ in one.audios], AUDIO)
+        for one in conversations
+    ]
 
 
 def conversations(fixtures: Fixtures) -> dict[str, Conversation]:
     found = {}
-    for name, case in fixtures.json("prompts")["cases"].items():
+    prompts = fixtures.json("prompts")
+    files = dict(re.findall(r"@(\w+) = audio_in/(\w+)\.wav", prompts["note"]))
+    for name, case in prompts["cases"].items():
         messages, audios = [], []
         for message in case["messages"]:
             content = message["content"]
@@ -60,7 +67,7 @@ def conversations(fixtures: Fixtures) -> dict[str, Conversation]:
                 else:
                     parts.append(None)
                     audio = part["audio"].removeprefix("@")
-                    audios.append(fixtures.pcm(FILES.get(audio, audio)))
+                    audios.append(fixtures.pcm(files.get(audio, audio)))
             messages.append(Message(message["role"], tuple(parts)))
         found[name] = Conversation(messages, audios, case["input_ids"], case["embeds_len"])
     return found

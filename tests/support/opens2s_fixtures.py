@@ -56,7 +56,7 @@ class Fixtures:
         for name, text in self.manifest.get("tolerance_hint", {}).items():
             match = re.search(r"abs\s+([0-9.eE+-]+)", text)
             if kind in name and match:
-                return float(match[1])
+                return float(match[1].rstrip("."))
         return DEFAULT_TOLERANCES[kind]
 
 

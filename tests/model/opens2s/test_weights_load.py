@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.opens2s import model as opens2s_model
-from model.opens2s.checkpoint import Checkpoint, open_checkpoint
+from model.opens2s.checkpoint import open_checkpoint
 from model.opens2s.config import RELEASED
 from model.opens2s.errors import CheckpointError, ConfigurationError, MissingFileError, TensorError, TokenizerError
 from model.opens2s.model import OpenS2S, build, dummy
@@ -43,9 +43,15 @@ def test_a_restricted_head_takes_the_same_tensors() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, fixtures: Fixtures) -> Path:
-    """A copy of the small checkpoint that a test may spoil."""
-    return Path(shutil.copytree(fixtures.checkpoint, tmp_path / "checkpoint"))
+def folder(tmp_path: Path, bundled: Fixtures) -> Path:
+    """A copy of the bundled checkpoint that a test may spoil."""
+    return Path(shutil.copytree(bundled.checkpoint, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def model(bundled: Fixtures) -> OpenS2S:
+    """What the unspoilt folder holds."""
+    return open_checkpoint(bundled.checkpoint).load(restrict_head=False)
 
 
 def in_shards(
@@ -300,7 +306,7 @@ print((peak - before) / largest)
 """
 
 
-def test_a_larger_checkpoint_in_shards_loads_within_the_largest_shard(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_larger_checkpoint_in_shards_loads_within_the_largest_shard(tmp_path: Path, bundled: Fixtures) -> None:
     """360 million random parameters in five shards: the released layout at a sixth of its widths."""
     config = replace(
         RELEASED,
@@ -309,7 +315,7 @@ def test_a_larger_checkpoint_in_shards_loads_within_the_largest_shard(tmp_path: 
         tts=replace(RELEASED.tts, vocab_size=37_000, hidden_size=352, intermediate_size=1024, head_dim=32),
         adapter_inner_dim=96,
     )
-    folder = Path(shutil.copytree(checkpoint.folder, tmp_path / "large"))
+    folder = Path(shutil.copytree(bundled.checkpoint, tmp_path / "large"))
     (folder / "model.safetensors").unlink()
     (folder / "config.json").write_text(json.dumps(as_json(config)))
     written_model = dummy(config, dtype=torch.bfloat16)
