@@ -35,7 +35,8 @@ class ConversationItem:
     text: str
     """What was said. For an assistant item that was interrupted: only the words that were heard."""
     audio: Pcm16 | None = None
-    """The user's own audio at 16 kHz, for engines that listen to history; None where not kept."""
+    """The user's own audio at 16 kHz, for engines that listen to history (`EngineInfo.listens_to_history`); None where
+    it is not kept. `text` may then be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,8 @@ class EngineInfo:
     speed_range: tuple[float, float] = (1.0, 1.0)
     """Slowest and fastest `GenerateRequest.speed`; equal when it cannot be changed."""
     supports_tools: bool = False
+    listens_to_history: bool = False
+    """Wants the sound of the user's past turns; other engines are told their words alone."""
     description: str = ""
     """One honest sentence for the page, e.g. "small embedded demo models"."""
 

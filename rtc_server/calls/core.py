@@ -49,7 +49,7 @@ from rtc_server.turns.judge import WINDOW_MS
 
 from .announcements import Announcer
 from .budget import ResponseBudget
-from .contexts import DecodeSound, response_context
+from .contexts import HEARD_SECONDS, DecodeSound, engine_history, response_context
 from .idle import PROMPT, IdleTimer
 from .intents import CancelRequest, CoreOutput, JudgeTurn, Outbox, StopJudging
 from .plans import ResponsePlan, plan_response
@@ -98,6 +98,7 @@ class CallCore:
         self.conversation_id = new_id("conv")
         self.conversation = Conversation()
         self.archive = AudioArchive(settings.kept_audio_seconds)
+        self._sounds = AudioArchive(HEARD_SECONDS) if engine.listens_to_history else None
         self.can = can
         self.announce = Announcer(EventWriter(new_id))
         self._engine = engine
@@ -415,6 +416,8 @@ class CallCore:
 
     def _keep_audio(self, item_id: str, turn_id: str, audio: Pcm16, pauses: tuple[int, ...], now: float) -> None:
         self.archive.add(item_id, audio, INPUT_SAMPLE_RATE)
+        if self._sounds is not None:
+            self._sounds.add(item_id, audio, INPUT_SAMPLE_RATE)
         self.transcripts.expect(item_id, turn_id, audio, now, at_once=not self.session.answers)
         if self.session.answers:
             self._unanswered.append(Unanswered(item_id, audio, pauses))
@@ -454,6 +457,8 @@ class CallCore:
         """`conversation.item.delete`. Raises ProtocolError."""
         self.conversation.delete(item_id)
         self.archive.drop(item_id)
+        if self._sounds is not None:
+            self._sounds.drop(item_id)
         self._unanswered = [part for part in self._unanswered if part.item_id != item_id]
 
     def update_session(self, session: SessionConfig) -> None:
@@ -482,7 +487,10 @@ class CallCore:
             message = f"Too many responses; the next may begin in {wait:.1f} s."
             raise ProtocolError("rate_limit_exceeded", message)
         if parameters.input is not None:
-            items, audio = response_context(parameters.input, self.conversation, self.archive, decode, self._new_id)
+            sounds, listens = self._sounds or self.archive, self._sounds is not None
+            items, audio = response_context(
+                parameters.input, self.conversation, sounds, decode, self._new_id, listens=listens
+            )
             waiting = None if audio is None else Unanswered("", audio, ())
         else:
             items, waiting = self._history(), self._unanswered_audio()
@@ -506,7 +514,8 @@ class CallCore:
         for response in reversed(self.replies.interrupt(reason)):
             if response.audio is not None and response.user_item_id is not None:
                 # The user went on before anything was heard and before the words were known: ask again, with both.
-                self._unanswered.insert(0, Unanswered(response.user_item_id, response.audio, ()))
+                part = Unanswered(response.user_item_id, response.audio, (), response.user_items)
+                self._unanswered.insert(0, part)
 
     # --- responses
 
@@ -528,14 +537,9 @@ class CallCore:
 
     def _history(self) -> tuple[HistoryItem, ...]:
         """The conversation as the engine shall see it: a paused reply counts only as far as it was heard."""
-        if not self._barge_in.is_pending:
-            return self.conversation.history()
-        history = Conversation()
-        for item in self.conversation:
-            history.append(item)
-        for item_id, heard in self.replies.heard_so_far():
-            history.update(item_id, text=heard)
-        return history.history()
+        heard = dict(self.replies.heard_so_far()) if self._barge_in.is_pending else {}
+        waiting = {item_id for part in self._unanswered for item_id in part.item_ids}
+        return engine_history(self.conversation, heard, self._sounds, waiting)
 
     def _unanswered_audio(self, latest: Unanswered | None = None) -> Unanswered | None:
         """Everything said that nobody answered yet, as one stretch of audio."""
@@ -546,6 +550,7 @@ class CallCore:
         conversation, everything said so far is answered by it."""
         if answers and response.plan.in_conversation and self._unanswered:
             *earlier, last = self._unanswered
+            response.user_items = tuple(item_id for part in self._unanswered for item_id in part.item_ids)
             # Its transcript is that of all it answers. Where earlier turns have one of their own, so has the last.
             if not any(self._has_own_transcript(part.item_id) for part in earlier):
                 response.user_item_id = last.item_id

@@ -52,6 +52,8 @@ class Response:
     timing: TurnTiming | None = None
     user_item_id: str | None = None
     """The user item that its transcript belongs to; None when that has one of its own."""
+    user_items: tuple[str, ...] = ()
+    """All user items whose sound it answers."""
     stages: StageTimes = field(default_factory=StageTimes)
     held_events: list[EngineEvent] = field(default_factory=list)
     transcript: str | None = None

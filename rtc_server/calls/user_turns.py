@@ -36,6 +36,11 @@ class Unanswered:
     items: tuple[str, ...] = ()
     """All items that it is made of, when it was joined."""
 
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """All items that it is made of."""
+        return self.items or (self.item_id,)
+
 
 def joined(parts: Sequence[Unanswered]) -> Unanswered | None:
     """Several stretches as one, pauses shifted along; None when there are none."""
@@ -47,4 +52,5 @@ def joined(parts: Sequence[Unanswered]) -> Unanswered | None:
         pauses += [offset + pause for pause in part.pauses]
         offset += len(part.audio)
     audio = parts[0].audio if len(parts) == 1 else np.concatenate([part.audio for part in parts])
-    return Unanswered(parts[-1].item_id, audio, tuple(pauses), tuple(part.item_id for part in parts))
+    items = tuple(item_id for part in parts for item_id in part.item_ids)
+    return Unanswered(parts[-1].item_id, audio, tuple(pauses), items)

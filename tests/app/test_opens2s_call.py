@@ -15,6 +15,7 @@ from rtc_server.client.recording import load_recording
 from rtc_server.client.session import CallPlan, hold_call
 from tests.support.live_call import SPEECH
 from tests.support.opens2s_small import MAX_TEXT, MAX_UNITS, small_checkpoint
+from tests.support.recordings import recording
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.socket_call import socket_call
 
@@ -74,6 +75,18 @@ async def test_the_voice_is_a_setting_of_the_session(server: ServerProcess) -> N
     assert len(sounds["default"]) > 24_000
     assert sounds["default"] == sounds["marin"]  # a name of OpenAI's stands for the first voice
     assert sounds["default"] != sounds["anna"]
+
+
+async def test_an_earlier_turn_is_heard_again(server: ServerProcess) -> None:
+    said = recording("f0_rms")
+    tokens = []
+    async with socket_call(server.url) as call:
+        for count in (1, 2):
+            await call.say(said)
+            done = await call.event("response.done", count)
+            tokens.append(done["response"]["usage"]["input_token_details"]["audio_tokens"])
+    assert tokens[0] > 5  # 6.25 per second
+    assert tokens[1] >= 1.8 * tokens[0]
 
 
 async def test_no_word_of_a_conversation_reaches_the_log(server: ServerProcess) -> None:

@@ -72,6 +72,7 @@ class VirtualCall:
         *,
         gives_transcripts: bool = True,
         silence_ms: int = 400,
+        listens_to_history: bool = False,
         over_socket: bool = False,
         session_type: Literal["realtime", "transcription"] = "realtime",
         responses_per_minute: int = 120,
@@ -84,7 +85,14 @@ class VirtualCall:
             return f"{prefix}_{next(counter)}"
 
         self.info = EngineInfo(
-            "scripted", RATE, 4, gives_transcripts, ("default", "other"), speed_range=(0.5, 1.5), supports_tools=True
+            "scripted",
+            RATE,
+            4,
+            gives_transcripts,
+            ("default", "other"),
+            speed_range=(0.5, 1.5),
+            supports_tools=True,
+            listens_to_history=listens_to_history,
         )
         session = SessionConfig(
             type=session_type,

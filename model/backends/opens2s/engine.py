@@ -67,6 +67,7 @@ class OpenS2SEngine:
             sample_rate=parts.decoder.sample_rate,
             max_sequences=options.max_sequences,
             gives_transcripts=False,
+            listens_to_history=True,
             voices=tuple(parts.voices),
             description="OpenS2S: hears speech and answers with speech."
             if options.load_format == "auto"
