@@ -39,7 +39,7 @@ class ReplyOrder:
         if max_text < 1:
             raise ValueError(f"max_text is {max_text}; a reply has at least one text token.")
         self._interleaving = interleaving
-        self._max_text, self._max_units = max_text, max_units
+        self.max_text, self._max_units = max_text, max_units
         self._has_speech = has_speech
         self._text_ends, self._unit_ends = text_ends, unit_ends
         self._in_group = 0
@@ -60,7 +60,7 @@ class ReplyOrder:
         self.num_text += 1
         self._in_group += 1
         is_end = token in self._text_ends
-        self.hit_text_limit = not is_end and self.num_text >= self._max_text
+        self.hit_text_limit = not is_end and self.num_text >= self.max_text
         self.is_text_finished = is_end or self.hit_text_limit
         if not self._has_speech:
             self.next = "done" if self.is_text_finished else "text"

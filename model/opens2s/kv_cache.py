@@ -31,8 +31,12 @@ class Attention(Protocol):
 class KvCache:
     """One sequence, contiguous, as long as it has to be. For eager execution."""
 
-    def __init__(self, config: LanguageModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: LanguageModelConfig, device: torch.device, dtype: torch.dtype, capacity: int = FIRST_CAPACITY
+    ) -> None:
+        """`capacity`: positions that are likely to be needed: taken at once. More are taken by doubling."""
         self._config, self._device, self._dtype = config, device, dtype
+        self._first_capacity = capacity
         self._k = self._v = torch.empty(0)
         self._capacity = 0
         self.length = 0
@@ -55,8 +59,7 @@ class KvCache:
 
     def _grow(self, needed: int) -> None:
         config = self._config
-        capacity = max(FIRST_CAPACITY, 2 * self._capacity, needed)
-        capacity = min(capacity, config.max_positions)
+        capacity = min(max(self._first_capacity, 2 * self._capacity, needed), config.max_positions)
         shape = (config.num_layers, 1, config.num_kv_heads, capacity, config.head_dim)
         k, v = (torch.empty(shape, device=self._device, dtype=self._dtype) for _ in range(2))
         if self.length:

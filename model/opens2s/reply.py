@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .interleave import ReplyOrder
-from .kv_cache import KvCache
+from .kv_cache import FIRST_CAPACITY, KvCache
 from .language_model import LanguageModel
 from .model import OpenS2S
 from .sampling import Sampling, sample
@@ -27,10 +27,10 @@ class Token:
 class Lane:
     """A language model and the cache of one sequence in it."""
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: LanguageModel, capacity: int = FIRST_CAPACITY) -> None:
         self.lm = lm
         weight = lm.norm.weight
-        self.cache = KvCache(lm.config, weight.device, weight.dtype)
+        self.cache = KvCache(lm.config, weight.device, weight.dtype, capacity)
 
     def forward(self, embeds: Tensor) -> Tensor:
         """Append embeddings [T, hidden]; returns the hidden state of the last one, [hidden]."""
@@ -61,7 +61,7 @@ class Reply:
         self._model, self._generator = model, generator
         self._text_sampling, self._unit_sampling = text_sampling, unit_sampling
         self.order = order
-        self.llm, self.tts = Lane(model.llm), Lane(model.speech.lm)
+        self.llm, self.tts = Lane(model.llm, len(prompt) + order.max_text), Lane(model.speech.lm)
         self._text_input = prompt  # not yet forwarded
         with torch.inference_mode():
             self._unit_inputs = [model.speech.speaker(speaker)]  # likewise, [hidden] each
