@@ -7,7 +7,7 @@ ARGS ?=
 .PHONY: help setup setup-opens2s setup-test run test check bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## Make .venv with what the server needs
 	@scripts/setup.sh

@@ -17,7 +17,7 @@ DOCUMENTS = sorted(
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SHOWN = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(rtc-server .*)$|`(rtc-server [^`]*)`", re.MULTILINE)
-MAKE = re.compile(r"(?:^\s*(?:\$ )?|`)make ([a-z-]+)", re.MULTILINE)
+MAKE = re.compile(r"(?:^\s*(?:\$ )?|`)make ([a-z0-9-]+)", re.MULTILINE)
 
 
 def pytest_id(path: Path) -> str:
@@ -58,7 +58,7 @@ def check_command(words: list[str], where: str) -> None:
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / ".ci" / "run"], ids=pytest_id)
 def test_make_targets_exist(path: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for target in MAKE.findall(path.read_text(encoding="utf-8")):
         assert target in targets, f"{path.name} says make {target}"
 

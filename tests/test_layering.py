@@ -111,6 +111,13 @@ PURE = (
     "rtc_server.media.owners",
     "rtc_server.app.secret_table",
     "rtc_server.app.origins",
+    "model.opens2s.config",
+    "model.opens2s.features",
+    "model.opens2s.interleave",
+    "model.decoder.chunks",
+    "model.decoder.config",
+    "model.decoder.live_window",
+    "model.backends.opens2s.options",
 )
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
@@ -131,8 +138,8 @@ PURE_LIBRARIES = {
 """Libraries that a pure module may use besides the standard library; numpy for all others."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "torch": ("model",),
-    "transformers": ("model",),
+    "torch": ("model.opens2s", "model.decoder", "model.engine", "model.backends.opens2s"),
+    "transformers": ("model.opens2s",),
     "torchao": ("model.opens2s",),
     "safetensors": ("model.opens2s",),
     "huggingface_hub": ("model.opens2s",),
