@@ -129,8 +129,8 @@ def _tokens(model: OpenS2S, prompt: torch.Tensor, order: ReplyOrder) -> Iterator
 
 def _expected(run: dict[str, Any]) -> Iterator[tuple[str, int]]:
     for kind, ids in run["stream_log"]:
-        if ids != "end" and ids:
-            yield kind, ids[0]
+        if ids != "end":
+            yield from ((kind, token) for token in ids)
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ import torch
 
 from . import model
 from .config import OpenS2SConfig, read_config
-from .features import LogMelConfig, read_front_end
+from .errors import ConfigurationError
+from .features import PREPROCESSOR_FILE, LogMelConfig, read_front_end
 from .generation_config import SPEECH_FILE, TEXT_FILE, GenerationConfig, read_generation_config
 from .prompt import PromptBuilder, TextDecoder, load_tokenizer, speech_vocabulary
 from .speech_lm import SpeechVocabulary
@@ -50,13 +51,15 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read a folder. Raises CheckpointError (see errors) with a full sentence."""
     config = read_config(folder)
+    front_end = read_front_end(folder)
+    _check_front_end(front_end, config, folder)
     speech_folder = folder / SPEECH_FOLDER
     speech_generation = read_generation_config(folder / SPEECH_FILE)
     tokenizer = load_tokenizer(folder)
     return Checkpoint(
         folder=folder,
         config=config,
-        front_end=read_front_end(folder),
+        front_end=front_end,
         text_generation=read_generation_config(folder / TEXT_FILE),
         speech_generation=speech_generation,
         vocabulary=speech_vocabulary(
@@ -65,3 +68,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         prompts=PromptBuilder(tokenizer, config.llm.vocab_size, folder),
         tokenizer=tokenizer,
     )
+
+
+def _check_front_end(front_end: LogMelConfig, config: OpenS2SConfig, folder: Path) -> None:
+    """The front end makes what the encoder takes. Raises ConfigurationError."""
+    path, audio = folder / PREPROCESSOR_FILE, config.audio
+    if front_end.feature_size != audio.num_mel_bins:
+        raise ConfigurationError(
+            f"{path}: feature_size is {front_end.feature_size}; the encoder takes {audio.num_mel_bins} mel bins."
+        )
+    if front_end.chunk_frames % audio.window_frames:
+        raise ConfigurationError(
+            f"{path}: chunk_length is {front_end.chunk_length} s, {front_end.chunk_frames} frames; expected whole "
+            f"windows of the encoder, {audio.window_frames} frames each."
+        )

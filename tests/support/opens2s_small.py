@@ -15,14 +15,11 @@ MAX_UNITS = 40
 MAX_TEXT = 12
 
 
-def small_checkpoint(folder: Path, **generation: object) -> dict[str, object]:
-    """Copy checkpoint and decoder into `folder`; returns the backend's options for them.
-
-    `generation` changes the text model's generation_config.json."""
+def small_checkpoint(folder: Path) -> dict[str, object]:
+    """Copy checkpoint and decoder into `folder`; returns the backend's options for them."""
     fixtures = Fixtures(BUNDLED)
     checkpoint = Path(shutil.copytree(fixtures.checkpoint, folder / "checkpoint"))
     change(checkpoint / "tts" / "generation_config.json", max_new_tokens=MAX_UNITS)
-    change(checkpoint / "generation_config.json", **generation)
     decoder = shutil.copytree(fixtures.decoder, folder / "decoder")
     return {
         "checkpoint": str(checkpoint),

@@ -26,11 +26,11 @@ WEIGHTS = ("flow.pt", "hift.pt")
 
 
 @pytest.fixture
-def folder(fixtures: Fixtures, tmp_path: Path) -> Path:
+def folder(bundled: Fixtures, tmp_path: Path) -> Path:
     """A copy of the small decoder, to be damaged."""
     copy = tmp_path / "decoder"
     copy.mkdir()
-    for path in fixtures.decoder.iterdir():
+    for path in bundled.decoder.iterdir():
         shutil.copyfile(path, copy / path.name)
     return copy
 
@@ -259,8 +259,8 @@ def speak(decoder: Decoder) -> tuple[int, float, float]:
     return len(sound), float(abs(sound).max()), float(sound.std())
 
 
-def test_random_weights_need_no_files_and_are_the_same_for_a_seed(fixtures: Fixtures) -> None:
-    config = read_config(fixtures.decoder)
+def test_random_weights_need_no_files_and_are_the_same_for_a_seed(bundled: Fixtures) -> None:
+    config = read_config(bundled.decoder)
     length, peak, spread = speak(dummy_decoder(config=config, seed=1))
     assert length == config.frames(12) * config.vocoder.frame_samples
     assert 0.001 < spread < peak <= config.vocoder.audio_limit

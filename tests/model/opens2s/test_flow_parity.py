@@ -85,5 +85,6 @@ def test_the_mel_is_the_references(fixtures: Fixtures, decoder: Decoder, name: s
         noise = tensor(arrays["noise_z"])
         mel = decoder.flow.whole(codes, noise.shape[2], prompt, noise, speaker)
         assert_equal(mel, arrays, "mel", fixtures.tolerance("mel"))
-        # the same from the codes alone: the fixed seed and the released voice are the decoder's own
-        assert_equal(decoder.mel(codes[0].tolist(), prompt), arrays, "mel", fixtures.tolerance("mel"))
+        if not arrays["embedding"].any():
+            # the same from the codes alone: the fixed seed and the released voice are the decoder's own
+            assert_equal(decoder.mel(codes[0].tolist(), prompt), arrays, "mel", fixtures.tolerance("mel"))

@@ -16,8 +16,8 @@ CLOSE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def decoder(fixtures: Fixtures) -> Decoder:
-    return load_decoder(fixtures.decoder)
+def decoder(bundled: Fixtures) -> Decoder:
+    return load_decoder(bundled.decoder)
 
 
 def random_codes(decoder: Decoder, count: int, seed: int = 0) -> torch.Tensor:
@@ -90,8 +90,8 @@ def test_the_ode_never_looks_at_values() -> None:
 
 
 @torch.inference_mode()
-def test_bfloat16_stays_near_float32(fixtures: Fixtures, decoder: Decoder) -> None:
-    half = load_decoder(fixtures.decoder, dtype=torch.bfloat16)
+def test_bfloat16_stays_near_float32(bundled: Fixtures, decoder: Decoder) -> None:
+    half = load_decoder(bundled.decoder, dtype=torch.bfloat16)
     codes = random_codes(decoder, 13)[0].tolist()
     exact, rough = decoder.mel(codes), half.mel(codes)
     assert rough.dtype == torch.float32

@@ -23,8 +23,8 @@ Sound = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def decoder(fixtures: Fixtures) -> Decoder:
-    return load_decoder(fixtures.decoder)
+def decoder(bundled: Fixtures) -> Decoder:
+    return load_decoder(bundled.decoder)
 
 
 def codes_of(decoder: Decoder, count: int, seed: int = 0) -> list[int]:
@@ -242,8 +242,8 @@ def test_a_measurement_can_listen_to_the_mel(decoder: Decoder) -> None:
     assert [count * decoder.config.vocoder.frame_samples for count in frames] == [len(sound) for sound in sounds]
 
 
-def test_a_stream_runs_in_bfloat16(fixtures: Fixtures) -> None:
-    half = load_decoder(fixtures.decoder, dtype=torch.bfloat16)
+def test_a_stream_runs_in_bfloat16(bundled: Fixtures) -> None:
+    half = load_decoder(bundled.decoder, dtype=torch.bfloat16)
     sounds = np.concatenate(decode(LiveStream(half), pieces_of(codes_of(half, 25), (10,))))
     assert len(sounds) == half.frames(25) * half.config.vocoder.frame_samples
     assert np.isfinite(sounds).all()

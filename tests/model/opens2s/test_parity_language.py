@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -150,6 +151,22 @@ def run(
     return reply, tokens
 
 
+def calls(tokens: list[Token], prompt: int) -> tuple[list[Any], list[Any]]:
+    """The reference's calls of generate(): one per group, with all that came before; lengths and new ids."""
+    text: list[Any] = []
+    speech: list[Any] = []
+    num_text = num_units = 0
+    for kind, group in itertools.groupby(tokens, key=lambda token: token.kind):
+        ids = [token.id for token in group]
+        if kind == "text":
+            text.append([prompt + num_text, ids])
+            num_text += len(ids)
+        else:
+            speech.append([1 + num_text + num_units, ids])  # the speaker, all states, the units before
+            num_units += len(ids)
+    return text, speech
+
+
 @pytest.mark.parametrize("head", ["restricted", "whole"])
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case["tag"])
 def test_greedy_replies_are_the_references_token_for_token(
@@ -163,6 +180,7 @@ def test_greedy_replies_are_the_references_token_for_token(
     assert [token.id for token in tokens if token.kind == "unit"] == case["units"]
     streamed = [(kind, token) for kind, ids in case["stream_log"] if ids != "end" for token in ids]
     assert [(token.kind, token.id) for token in tokens] == streamed  # in the same order
+    assert calls(tokens, len(prompts[case["case"]])) == (case["llm_calls"], case["tts_calls"])
     inputs = torch.cat(reply.recorded.inputs)  # type: ignore[attr-defined]
     expected = fixtures.arrays("generate_tts_inputs")[case["tag"]]
     close(inputs[: len(expected)], expected, fixtures)

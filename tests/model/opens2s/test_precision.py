@@ -11,7 +11,8 @@ from model.opens2s.precision import Quantization, quantize, resolve_device, reso
 from tests.support.opens2s_fixtures import Fixtures
 
 CPU = torch.device("cpu")
-# Largest relative error of the bundled fixtures' logits. A half has 8 or 11 bits, an int8 weight about 7, an e4m3 weight 4.
+# Largest relative error of the bundled fixtures' logits. A half has 8 or 11 bits, an int8 weight about 7, an e4m3
+# weight 4.
 GATES: list[tuple[str, Quantization, float]] = [
     ("float32", "none", 1e-5),
     ("bfloat16", "none", 0.03),

@@ -15,8 +15,8 @@ from tests.support.opens2s_fixtures import Fixtures
 
 
 @pytest.fixture(scope="module")
-def decoder(fixtures: Fixtures) -> Decoder:
-    return load_decoder(fixtures.decoder)
+def decoder(bundled: Fixtures) -> Decoder:
+    return load_decoder(bundled.decoder)
 
 
 def random_mel(decoder: Decoder, frames: int, batch: int = 1) -> torch.Tensor:
@@ -103,8 +103,8 @@ def test_the_vocoder_never_looks_at_values() -> None:
 
 
 @torch.inference_mode()
-def test_pitch_and_source_stay_in_float32_when_the_trunk_does_not(fixtures: Fixtures, decoder: Decoder) -> None:
-    half = load_decoder(fixtures.decoder, dtype=torch.bfloat16)
+def test_pitch_and_source_stay_in_float32_when_the_trunk_does_not(bundled: Fixtures, decoder: Decoder) -> None:
+    half = load_decoder(bundled.decoder, dtype=torch.bfloat16)
     mel = random_mel(decoder, 30)
     torch.testing.assert_close(half.vocoder.predict_f0(mel), decoder.vocoder.predict_f0(mel), rtol=0, atol=0)
     exact, source = decoder.vocode(mel)

@@ -242,6 +242,8 @@ BAD: list[tuple[str, Callable[[Path], None], type[CheckpointError], str]] = [
     ("adapters", edited("config.json", lora_config={"r": 8}), ConfigurationError, "lora_config"),
     ("strategy", edited("config.json", interleave_strategy="fast"), ConfigurationError, "'fast'"),
     ("kernels", edited("config.json", conv_kernel_sizes="5,4"), ConfigurationError, "conv_kernel_sizes"),
+    ("bands", edited("audio/preprocessor_config.json", feature_size=80), ConfigurationError, "feature_size is 80"),
+    ("window", edited("audio/preprocessor_config.json", chunk_length=5), ConfigurationError, "chunk_length is 5"),
     ("fft", edited("audio/preprocessor_config.json", n_fft=512), ConfigurationError, "n_fft is 512"),
     ("ends", edited("generation_config.json", eos_token_id=None), ConfigurationError, "eos_token_id"),
 ]
