@@ -88,8 +88,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "model.registry": ("model.interface", "model.weights", "model.backends"),
     "model.backends": ("model",),
     "model.engine": ("model.interface", "model.engine"),
-    "model.decoder": ("model.decoder",),
-    "model.opens2s": ("model.opens2s", "model.interface"),
+    "model.graphs": (),
+    "model.decoder": ("model.decoder", "model.graphs"),
+    "model.opens2s": ("model.opens2s", "model.interface", "model.graphs"),
 }
 
 PURE = (
@@ -138,7 +139,7 @@ PURE_LIBRARIES = {
 """Libraries that a pure module may use besides the standard library; numpy for all others."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "torch": ("model.opens2s", "model.decoder", "model.engine", "model.backends.opens2s"),
+    "torch": ("model.opens2s", "model.decoder", "model.engine", "model.backends.opens2s", "model.graphs"),
     "transformers": ("model.opens2s",),
     "torchao": ("model.opens2s",),
     "safetensors": ("model.opens2s",),

@@ -41,6 +41,11 @@ class ReferenceOverlap:
         return left
 
 
+HEARD_SHARE = 0.5
+"""How much of what was made a listener is taken to have heard already, where nobody asks him. A reply is made faster
+than it is heard; and equal replies are then cut equally, however the listener's credit came."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkPlan:
     """When to decode, and how many speech tokens (units). The first sound comes after one block; later pieces grow."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,7 @@ class Decoder:
         object.__setattr__(self, "source_noise", noise)
         self.flow.eval().requires_grad_(False)
         self.vocoder.eval().requires_grad_(False)
+        self.flow.decoder.estimator.fuse()
 
     @property
     def device(self) -> torch.device:
@@ -107,6 +108,14 @@ class Decoder:
         if cached_source is not None:
             source = torch.cat((cached_source, source[:, cached_source.shape[1] :]), 1)
         return self.vocoder(mel, source), source
+
+    def record(self, flow_frames: Iterable[int], vocoder_frames: Iterable[int]) -> None:
+        """Record the ODE's step and the vocoder for windows of these lengths (`live_window.usual_lengths`), so that
+        live pieces of them are replayed. Does nothing without a GPU."""
+        for frames in flow_frames:
+            self.flow.decoder.record(frames)
+        for frames in vocoder_frames:
+            self.vocoder.record(frames)
 
     def tensor(self, codes: Sequence[int]) -> Tensor:
         """int64 [1, N] on the device. Raises ValueError for a code that is no speech token."""

@@ -1,7 +1,7 @@
 """Speech tokens → mel: encoder, length regulator and the ODE that turns noise into a mel spectrogram.
 
 Each stage is its own call, because a stream calls them on different pieces: tokens are encoded once, frames in windows.
-`solve` makes no choice that depends on data, so it can be captured in a CUDA graph per length.
+`solve` makes no choice that depends on data; its step can be recorded as a CUDA graph per length.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.graphs import RecordedFunction
 
 from .block_encoder import BlockEncoder, EncoderCache
 from .config import FlowConfig
@@ -66,6 +68,9 @@ class FlowMatching(nn.Module):
         super().__init__()
         self._guidance = config.guidance
         self.estimator = Estimator(config.estimator)
+        self._schedules: dict[tuple[int, torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+        self.advance = RecordedFunction(self._advance)
+        """One step of the ODE; see `_advance`. Plain calls, or recordings where somebody made them."""
 
     def solve(
         self, tokens: Tensor, speaker: Tensor, condition: Tensor, noise: Tensor, steps: int = ODE_STEPS
@@ -82,15 +87,39 @@ class FlowMatching(nn.Module):
         voice = speaker[:, :, None].expand(batch, -1, frames)
         known = torch.cat((tokens, voice, condition), 1).to(dtype)  # [B, 3 · mel bins, T]
         conditions = torch.cat((known, torch.zeros_like(known)))  # conditional, then unconditional
-        times = [1 - math.cos(math.pi / 2 * step / steps) for step in range(steps + 1)]
+        times, lengths = self._schedule(steps, tokens.device)
         x = noise.float()
-        for now, after in pairwise(times):
-            time = self.estimator.embed_time(torch.full((1,), now, device=x.device))
-            state = x.to(dtype).repeat(2, 1, 1)
-            direction = self.estimator(torch.cat((state, conditions), 1), time.expand(2 * batch, -1)).float()
-            guided = (1 + self._guidance) * direction[:batch] - self._guidance * direction[batch:]
-            x = x + (after - now) * guided
+        for time, length in zip(times, lengths, strict=True):
+            x = self.advance(x, conditions, time, length)
         return x
+
+    def record(self, frames: int, batch: int = 1) -> bool:
+        """Record a step for mels of `frames` frames. False where there is no GPU, or it exists already."""
+        weight = self.estimator.final_proj.weight
+        bins = weight.shape[0]
+        x = torch.zeros((batch, bins, frames), device=weight.device)
+        conditions = torch.zeros((2 * batch, 3 * bins, frames), device=weight.device, dtype=weight.dtype)
+        times, lengths = self._schedule(ODE_STEPS, weight.device)
+        return self.advance.record(x, conditions, times[0], lengths[0])
+
+    def _advance(self, x: Tensor, conditions: Tensor, time: Tensor, length: Tensor) -> Tensor:
+        """State x [B, mel bins, T] float32 → the next one. conditions [2B, 3 · mel bins, T]; time [1, time_size] of
+        where the step begins, embedded; length [1] of the step."""
+        batch = x.shape[0]
+        state = x.to(conditions.dtype).repeat(2, 1, 1)
+        direction: Tensor = self.estimator(torch.cat((state, conditions), 1), time.expand(2 * batch, -1)).float()
+        guided = (1 + self._guidance) * direction[:batch] - self._guidance * direction[batch:]
+        return x + length * guided
+
+    def _schedule(self, steps: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        """Embedded beginnings [1, time_size] and lengths [1] of all steps; the same for every mel."""
+        key = (steps, device, self.estimator.final_proj.weight.dtype)
+        if key not in self._schedules:
+            times = [1 - math.cos(math.pi / 2 * step / steps) for step in range(steps + 1)]
+            embedded = [self.estimator.embed_time(torch.full((1,), time, device=device)) for time in times[:-1]]
+            lengths = [torch.full((1,), after - now, device=device) for now, after in pairwise(times)]
+            self._schedules[key] = embedded, lengths
+        return self._schedules[key]
 
 
 def extend(prompt: Tensor, num_frames: int) -> Tensor:

@@ -167,7 +167,7 @@ class LiveStream:
         draws = SourceDraws(state.phase, noise)
         source, clock = vocoder.excite(vocoder.predict_f0(seen)[:, past:], draws, state.clock)
         excitation = torch.cat((_last(state.source, past * frame), source), 1)
-        sound = _blend(state.tail, vocoder(seen, excitation)[:, past * frame :])
+        sound = _blend(state.tail, vocoder.voice(seen, excitation)[:, past * frame :])
         # The blend takes one frame of what was held back; where nothing was, there is nothing to blend.
         state.tail = sound[:, new * frame : (new + 1) * frame].clone()
         state.clock = clock[:, new].clone()

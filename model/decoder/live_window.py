@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .chunks import HEARD_SHARE, ChunkPlan
 from .config import DecoderConfig
 from .receptive_field import F0_FRAMES, vocoder_frames
 
@@ -87,6 +88,30 @@ class LiveWindow:
     def held(self) -> int:
         """Frames held back."""
         return self.end - self.next_border
+
+
+def usual_lengths(config: DecoderConfig, options: LiveOptions, plan: ChunkPlan) -> tuple[list[int], list[int]]:
+    """Window lengths in frames of the flow and of the vocoder that replies have: of the first pieces as `plan` cuts
+    them, and of all later ones. What is not here are last pieces of short replies."""
+    flow, vocoder = set[int](), set[int]()
+    border = decoded = waiting = 0
+    while border <= 2 * options.left_context_frames + config.frames(plan.max_units):
+        waiting += 1
+        made_ms = border * config.vocoder.frame_samples * 1000 / config.sample_rate
+        units = plan.next_units(decoded, waiting, (1 - HEARD_SHARE) * made_ms, is_final=False)
+        decoded, waiting = decoded + units, waiting - units
+        window = LiveWindow.plan(config, options, border, decoded, is_final=False) if units else None
+        if window is not None:
+            flow.add(window.end - window.flow_start)
+            vocoder.add(window.vocoder_end - window.vocoder_start)
+            border = window.next_border
+    longest, step, reach = config.frames(plan.max_units), options.window_step, vocoder_frames(config.vocoder)
+    for lengths, least, most in (
+        (flow, options.left_context_frames, options.left_context_frames + options.hold_back_frames + longest),
+        (vocoder, reach, 2 * reach + longest),
+    ):
+        lengths.update(range(-(-least // step) * step + step, -(-most // step) * step + 1, step))
+    return sorted(flow), sorted(vocoder)
 
 
 def kept_frames(config: DecoderConfig, options: LiveOptions) -> int:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.graphs import RecordedFunction
+
 from .config import VocoderConfig
 from .fourier import istft, stft
 from .source import SineSource, SourceDraws
@@ -45,6 +47,14 @@ class Vocoder(nn.Module):
                 for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True)
             )
         self.conv_post = nn.Conv1d(width, bins, 7, padding=3)
+        self.voice = RecordedFunction(self.forward)
+        """`forward`, or recordings of it where somebody made them."""
+
+    def record(self, frames: int) -> bool:
+        """Record `forward` for one mel of `frames` frames. False where there is no GPU, or it exists already."""
+        device, config = self.conv_pre.weight.device, self.config
+        mel = torch.zeros((1, config.in_channels, frames), device=device)
+        return self.voice.record(mel, torch.zeros((1, frames * config.frame_samples), device=device))
 
     def predict_f0(self, mel: Tensor) -> Tensor:
         """mel [B, mel bins, T] → fundamental frequency [B, T] in Hz, float32."""

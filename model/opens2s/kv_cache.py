@@ -104,18 +104,21 @@ class StaticKvCache:
         self._places = torch.arange(capacity, device=device)
         self._rows = torch.arange(batch, device=device)
 
-    def at(self, positions: Tensor) -> _StaticPass:
-        """The pass over `positions`, int64 [B, T] on the device, rising by one within a row."""
-        return _StaticPass(self, positions, self._places <= positions[..., None], self._rows)
+    def at(self, positions: Tensor, reach: int | None = None) -> _StaticPass:
+        """The pass over `positions`, int64 [B, T] on the device, rising by one within a row.
+
+        `reach`: only positions below it are looked at, which must hold all of `positions`; None means the capacity."""
+        k, v = self.k[..., :reach, :], self.v[..., :reach, :]
+        return _StaticPass(k, v, positions, self._places[:reach] <= positions[..., None], self._rows)
 
 
 class _StaticPass:
-    def __init__(self, cache: StaticKvCache, positions: Tensor, mask: Tensor, rows: Tensor) -> None:
-        self._cache, self.positions, self._rows = cache, positions, rows
+    def __init__(self, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor, rows: Tensor) -> None:
+        self._k, self._v, self.positions, self._rows = k, v, positions, rows
         self._mask = mask  # [B, T, capacity]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._cache.k[layer], self._cache.v[layer]
+        keys, values = self._k[layer], self._v[layer]
         # The index [B, 1], [B, T] picks [B, T, kv heads, head_dim].
         keys[self._rows[:, None], :, self.positions] = k.transpose(1, 2)
         values[self._rows[:, None], :, self.positions] = v.transpose(1, 2)
@@ -125,4 +128,4 @@ class _StaticPass:
         # [B, heads, T, head_dim] -> [B, kv heads, group * T, head_dim]
         grouped = q.reshape(batch, k.shape[1], group * length, head_dim)
         mask = self._mask[:, None].expand(batch, group, length, -1).reshape(batch, 1, group * length, -1)
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).view_as(q)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .interleave import ReplyOrder
-from .kv_cache import FIRST_CAPACITY, KvCache
+from .lanes import Lane, LanePair
 from .language_model import LanguageModel
 from .model import OpenS2S
 from .sampling import Sampling, sample
@@ -22,20 +22,6 @@ class Token:
     kind: Literal["text", "unit"]
     id: int
     """Of the text model's vocabulary, or the kept id of the speech model's (see `SpeechVocabulary.rows`)."""
-
-
-class Lane:
-    """A language model and the cache of one sequence in it."""
-
-    def __init__(self, lm: LanguageModel, capacity: int = FIRST_CAPACITY) -> None:
-        self.lm = lm
-        weight = lm.norm.weight
-        self.cache = KvCache(lm.config, weight.device, weight.dtype, capacity)
-
-    def forward(self, embeds: Tensor) -> Tensor:
-        """Append embeddings [T, hidden]; returns the hidden state of the last one, [hidden]."""
-        hidden: Tensor = self.lm(embeds[None], self.cache.begin(len(embeds)))
-        return hidden[0, -1]
 
 
 class Reply:
@@ -55,13 +41,15 @@ class Reply:
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
         max_prefill: int = 1 << 30,
+        lanes: LanePair | None = None,
     ) -> None:
-        """prompt: embeddings of the text model, [positions, hidden]; speaker: [512], None for the released voice."""
+        """prompt: embeddings of the text model, [positions, hidden]; speaker: [512], None for the released voice;
+        lanes: empty ones to use, None makes some."""
         assert prompt.dim() == 2, prompt.shape
         self._model, self._generator = model, generator
         self._text_sampling, self._unit_sampling = text_sampling, unit_sampling
         self.order = order
-        self.llm, self.tts = Lane(model.llm, len(prompt) + order.max_text), Lane(model.speech.lm)
+        self.llm, self.tts = lanes or LanePair(Lane(model.llm, len(prompt) + order.max_text), Lane(model.speech.lm))
         self._text_input = prompt  # not yet forwarded
         with torch.inference_mode():
             self._unit_inputs = [model.speech.speaker(speaker)]  # likewise, [hidden] each

@@ -18,6 +18,7 @@ import torch
 from model.backends.requests import check_request
 from model.decoder.chunks import ChunkPlan
 from model.decoder.live_stream import LiveStream
+from model.decoder.live_window import LiveOptions, usual_lengths
 from model.interface import (
     INPUT_SAMPLE_RATE,
     EngineEvent,
@@ -30,6 +31,7 @@ from model.interface import (
 )
 from model.opens2s.generation_config import DEFAULT_MAX_UNITS
 from model.opens2s.interleave import ReplyOrder
+from model.opens2s.lanes import LanePool
 from model.opens2s.prompt import AUDIO, DEFAULT_INSTRUCTIONS
 from model.opens2s.reply import Reply, splice
 from model.opens2s.sampling import Sampling
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 NAME = "opens2s"
 MAX_LIVE = 64
 """Responses inside the engine, waiting ones included; one more fails with `engine_busy`."""
+SHARE_FOR_LANES = 0.8  # of the memory that is free; the rest is for what a step needs besides
 WARM_UP_MS = 2_000  # a first chunk and several later ones
 MAX_PREFILL = 512
 """Positions of a prompt that one step reads."""
@@ -62,6 +65,7 @@ class OpenS2SEngine:
         parts = self._parts
         self._hearing = Hearing(parts.model.listener, parts.checkpoint.front_end)
         self._plan = ChunkPlan(block_units=parts.decoder.config.flow.encoder.block_size)
+        self._lanes: LanePool | None = None
         self._info = EngineInfo(
             name=NAME,
             sample_rate=parts.decoder.sample_rate,
@@ -89,7 +93,9 @@ class OpenS2SEngine:
         return bool(self._ended) or any(r.wants_compute or r.can_emit for r in self._running())
 
     def warm_up(self) -> None:
-        """The first seconds of a reply to noise, so that kernels are chosen and memory is there."""
+        """Record what a GPU can replay, then make the first seconds of a reply to noise, so that kernels are chosen and
+        memory is there."""
+        self._record()
         noise = (np.random.default_rng(0).standard_normal(INPUT_SAMPLE_RATE) * 300).astype(np.int16)
         request = GenerateRequest("", "warm-up", "", (), noise, max_output_tokens=8, audio_credit_ms=WARM_UP_MS)
         self.submit(request)
@@ -99,6 +105,24 @@ class OpenS2SEngine:
                     raise RuntimeError(f"The model cannot speak: {event.fault.message}")
         self._free(request.response_id)
         self._hearing.clear()
+
+    def _record(self) -> None:
+        parts, options = self._loaded, self._options
+        model, decoder = parts.model, parts.decoder
+        if model.device.type != "cuda":
+            return
+        decoder.record(*usual_lengths(decoder.config, LiveOptions(), self._plan))
+        text = min(options.context_tokens + options.max_output_tokens, model.config.llm.max_positions)
+        speech = min(1 + options.max_output_tokens + self._max_units, model.config.tts.max_positions)
+        needed = LanePool.size(model, options.max_sequences, text, speech)
+        free = torch.cuda.mem_get_info(model.device)[0]
+        if needed > SHARE_FOR_LANES * free:
+            log.warning(
+                "too little memory to record the language models' steps; they are launched one by one",
+                extra={"needed_gb": round(needed / 1e9, 1), "free_gb": round(free / 1e9, 1)},
+            )
+            return
+        self._lanes = LanePool(model, options.max_sequences, text, speech)
 
     def submit(self, request: GenerateRequest) -> None:
         check_request(request, self._info)
@@ -143,7 +167,7 @@ class OpenS2SEngine:
             self._free(response_id)
         self._ended.clear()
         self._hearing.clear()
-        self._parts = None
+        self._parts = self._lanes = None
 
     # --- one response
 
@@ -198,15 +222,15 @@ class OpenS2SEngine:
             self._hearing.embed(audio, request.turn_id if request.audio is not None and number == last else None)
             for number, audio in enumerate(prompt.audios)
         ]
-        max_units = checkpoint.speech_generation.max_new_tokens or DEFAULT_MAX_UNITS
         order = ReplyOrder(
             checkpoint.config.interleaving,
             max_text=max_text,
-            max_units=max_units,
+            max_units=self._max_units,
             text_ends=frozenset(checkpoint.text_generation.end_ids),
             unit_ends=checkpoint.vocabulary.ends,
             has_speech=response.speaks,
         )
+        response.lanes = self._lanes.take() if self._lanes is not None else None
         reply = Reply(
             parts.model,
             splice(parts.model.llm, prompt.ids, audios, AUDIO),
@@ -216,6 +240,7 @@ class OpenS2SEngine:
             generator=torch.Generator(parts.model.device).manual_seed(request.seed),
             speaker=parts.voices[request.voice or self._info.voices[0]],
             max_prefill=MAX_PREFILL,
+            lanes=response.lanes,
         )
         response.num_text, response.num_audio = prompt.num_text, prompt.num_audio
         stream = LiveStream(parts.decoder) if response.speaks else None
@@ -243,8 +268,14 @@ class OpenS2SEngine:
         response = self._live.pop(response_id, None)
         if response is None:
             return False
+        if response.lanes is not None and self._lanes is not None:
+            self._lanes.give_back(response.lanes)
         response.close()
         return True
+
+    @property
+    def _max_units(self) -> int:
+        return self._loaded.checkpoint.speech_generation.max_new_tokens or DEFAULT_MAX_UNITS
 
     @property
     def _loaded(self) -> Parts:

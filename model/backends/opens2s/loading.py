@@ -48,6 +48,10 @@ def load_parts(options: OpenS2SOptions) -> Parts:
     checkpoint = (
         stand_in_checkpoint() if is_dummy and not options.checkpoint else open_checkpoint(options.checkpoint_path)
     )
+    if device.type == "cuda" and dtype != torch.float32:  # whoever asks for float32 gets all of it
+        # The decoder's float32 products in 10 bits of mantissa (TF32): its mel changes by 2e-4 of its size, and a piece
+        # takes 53 instead of 67 ms, with 4 s of context 70 instead of 111 (H200).
+        torch.set_float32_matmul_precision("high")
     rows = checkpoint.vocabulary.rows
     check_memory(build(checkpoint.config, rows, device="meta"), dtype, device)
     decoder = _decoder(options, device, is_dummy)

@@ -7,9 +7,10 @@ from collections import deque
 import numpy as np
 
 from model.backends.requests import AudioCredit
-from model.decoder.chunks import ChunkPlan
+from model.decoder.chunks import HEARD_SHARE, ChunkPlan
 from model.decoder.live_stream import LiveStream
 from model.interface import AudioDelta, GenerateRequest, Pcm16, ResponseDone, ResponseStatus, TextDelta, Usage
+from model.opens2s.lanes import LanePair
 from model.opens2s.prompt import TextDecoder
 from model.opens2s.reply import Reply
 
@@ -29,6 +30,8 @@ class Response:
         self.reply: Reply | None = None
         """None until the prompt is embedded."""
         self.stream: LiveStream | None = None
+        self.lanes: LanePair | None = None
+        """Those of the engine's pool that it uses; to be given back."""
         self.text = ""
         self.num_text = self.num_audio = 0
         """Positions of the prompt."""
@@ -73,14 +76,13 @@ class Response:
     def units_to_decode(self, plan: ChunkPlan) -> int | None:
         """How many units the decoder takes now, 0 for the end of the reply alone; None: first make more tokens.
 
-        Depends on nothing but the tokens, so that equal requests sound equal: the listener is taken to have heard half
-        of what was made."""
+        Depends on nothing but the tokens, so that equal requests sound equal (`HEARD_SHARE`)."""
         assert self.reply is not None
         if self._is_decoded:
             return None
         is_final = self.reply.is_done
         num_decoded = self._num_units - len(self._units)
-        units = plan.next_units(num_decoded, len(self._units), self.produced_ms / 2, is_final)
+        units = plan.next_units(num_decoded, len(self._units), (1 - HEARD_SHARE) * self.produced_ms, is_final)
         return units if units or is_final else None
 
     # --- what came of it
@@ -142,7 +144,7 @@ class Response:
         """Free everything that takes memory."""
         if self.stream is not None:
             self.stream.close()
-        self.reply = self.stream = None
+        self.reply = self.stream = self.lanes = None
         self._sound.clear()
         self._num_waiting = 0
 
