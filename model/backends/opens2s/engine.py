@@ -141,15 +141,15 @@ class OpenS2SEngine:
     def grant(self, response_id: str, audio_ms: int) -> None:
         response = self._live.get(response_id)
         if response is not None:
-            response.credit.grant(audio_ms)
+            response.grant(audio_ms)
 
     def step(self, now: float) -> list[EngineEvent]:
-        """One piece of work for the response with the least sound made so far, then whatever credit lets out."""
+        """One piece of work for the response with the least sound ahead, then whatever credit lets out."""
         events: list[EngineEvent] = list(self._ended)
         self._ended.clear()
         waiting = [response for response in self._running() if response.wants_compute]
         if waiting:
-            response = min(waiting, key=lambda response: response.produced_ms)
+            response = min(waiting, key=lambda response: response.ahead_ms)
             try:
                 events += self._advance(response)
             except Exception as error:  # whatever a model raises ends this response and no other
@@ -198,7 +198,6 @@ class OpenS2SEngine:
         """Embed the prompt."""
         request, parts = response.request, self._loaded
         started: list[EngineEvent] = [ResponseStarted(request.response_id, time.monotonic())]
-        response.is_started = True
         if request.audio is not None and len(request.audio) < MIN_SAMPLES:
             self._free(request.response_id)
             return [*started, ResponseDone(request.response_id, "completed", time.monotonic())]

@@ -26,7 +26,6 @@ class Response:
     def __init__(self, request: GenerateRequest, sample_rate: int) -> None:
         self.request = request
         self.credit = AudioCredit(sample_rate, request.audio_credit_ms)
-        self.is_started = False
         self.reply: Reply | None = None
         """None until the prompt is embedded."""
         self.stream: LiveStream | None = None
@@ -43,6 +42,7 @@ class Response:
         self._num_emitted = 0
         self._num_units = 0
         self._text_end = 0
+        self._granted_ms = 0  # beyond the first credit
         self._is_decoded = request.output != "audio"
 
     # --- what there is to do
@@ -66,8 +66,14 @@ class Response:
 
     @property
     def produced_ms(self) -> float:
-        """Sound made so far: the listener needs the response soonest that has the least."""
+        """Sound made so far."""
         return (self._num_emitted + self._num_waiting) * 1000 / self._sample_rate
+
+    @property
+    def ahead_ms(self) -> float:
+        """Sound made and not yet heard, as far as is known: credit is granted as sound is played. Who has the least
+        needs the next piece of work most."""
+        return self.produced_ms - self._granted_ms
 
     @property
     def _ahead_samples(self) -> int:
@@ -84,6 +90,11 @@ class Response:
         num_decoded = self._num_units - len(self._units)
         units = plan.next_units(num_decoded, len(self._units), (1 - HEARD_SHARE) * self.produced_ms, is_final)
         return units if units or is_final else None
+
+    def grant(self, audio_ms: int) -> None:
+        """More credit, because so much was played."""
+        self.credit.grant(audio_ms)
+        self._granted_ms += max(0, audio_ms)
 
     # --- what came of it
 

@@ -351,3 +351,22 @@ def test_the_stand_in_prompt_has_about_as_many_positions_as_the_real_one() -> No
     assert checkpoint.vocabulary.rows[:2] == (151_669, 151_670)
     decoder = checkpoint.text_decoder()
     assert decoder.push(1234).strip().isalpha()
+
+
+def test_who_has_least_sound_ahead_is_worked_on_first(driver: Driver) -> None:
+    engine = driver.engine
+    assert isinstance(engine, OpenS2SEngine)
+    first = driver.submit(recording("f0_rms"), audio_credit_ms=200)
+    driver.run_until(lambda: not engine.has_work)
+    second = driver.submit(recording("f1_rms"), audio_credit_ms=200)
+    driver.run_until(lambda: not engine.has_work)
+    waiting = [engine._live[key] for key in (first, second)]
+    assert all(response.ahead_ms > 200 for response in waiting)
+    engine.grant(first, 2_000)  # it has been heard: what is ahead of its listener is gone
+    assert waiting[0].ahead_ms < waiting[1].ahead_ms
+    engine.grant(second, 1_000)
+    driver.step()
+    before = [response.produced_ms for response in waiting]
+    driver.run_until(lambda: [response.produced_ms for response in waiting] != before)
+    assert waiting[0].produced_ms > before[0]
+    assert waiting[1].produced_ms == before[1]
