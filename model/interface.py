@@ -233,6 +233,11 @@ class EngineInfo:
     """One honest sentence for the page, e.g. "small embedded demo models"."""
 
 
+class EngineSetupError(ValueError):
+    """What the operator gave (settings, files, a device) cannot be used. The message is a full sentence for them: what
+    it is, what was found, and what to do."""
+
+
 class SpeechEngine(Protocol):
     """A backend. Synchronous and driven by `step`; all methods are called from one thread.
 
@@ -279,4 +284,5 @@ Wake: TypeAlias = Callable[[], None]
 EngineFactory: TypeAlias = Callable[[Mapping[str, object], Wake], SpeechEngine]
 """Builds and loads an engine from the settings of its backend (a plain mapping) and a wake callback.
 
-Raises `model.registry.ModelsMissingError` when weights are absent."""
+Raises `model.registry.ModelsMissingError` when weights are absent, and EngineSetupError or ValueError for what cannot
+be used."""

@@ -305,3 +305,13 @@ def test_the_doctor_asks_torch_itself(tmp_path: Path) -> None:
     (finding,) = doctor.check_device(settings(tmp_path, device="cpu"))
     assert finding.detail == "The processor."
     assert list(doctor.check_device(Settings())) == []
+
+
+def test_serve_says_in_one_sentence_what_is_wrong_with_the_weights(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(BUNDLED / "checkpoint", tmp_path / "checkpoint"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    arguments = ["--backend", "opens2s", "--checkpoint", str(folder), "--decoder", str(BUNDLED / "decoder")]
+    ports = ["--http-port", "0", "--realtime-port", "0", "--no-tls"]
+    done = run_program(None, "serve", *arguments, *ports)
+    assert_one_sentence(done, 1, f"Error: {weights} is damaged or cut short", "Run `rtc-server models fetch opens2s`")

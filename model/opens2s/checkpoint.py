@@ -10,7 +10,7 @@ import torch
 
 from . import model
 from .config import OpenS2SConfig, read_config
-from .errors import ConfigurationError
+from .errors import FETCH_COMMAND, ConfigurationError
 from .features import PREPROCESSOR_FILE, LogMelConfig, read_front_end
 from .generation_config import SPEECH_FILE, TEXT_FILE, GenerationConfig, read_generation_config
 from .prompt import PromptBuilder, TextDecoder, load_tokenizer, speech_vocabulary
@@ -75,10 +75,11 @@ def _check_front_end(front_end: LogMelConfig, config: OpenS2SConfig, folder: Pat
     path, audio = folder / PREPROCESSOR_FILE, config.audio
     if front_end.feature_size != audio.num_mel_bins:
         raise ConfigurationError(
-            f"{path}: feature_size is {front_end.feature_size}; the encoder takes {audio.num_mel_bins} mel bins."
+            f"{path}: feature_size is {front_end.feature_size}; the encoder takes {audio.num_mel_bins} mel bins. "
+            f"Run `{FETCH_COMMAND}`."
         )
     if front_end.chunk_frames % audio.window_frames:
         raise ConfigurationError(
             f"{path}: chunk_length is {front_end.chunk_length} s, {front_end.chunk_frames} frames; expected whole "
-            f"windows of the encoder, {audio.window_frames} frames each."
+            f"windows of the encoder, {audio.window_frames} frames each. Run `{FETCH_COMMAND}`."
         )

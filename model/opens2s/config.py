@@ -16,6 +16,7 @@ from typing import Any
 from .errors import FETCH_COMMAND, ConfigurationError, MissingFileError
 
 CONFIG_FILE = "config.json"
+REMEDY = f"Run `{FETCH_COMMAND}` for the released one."
 SPEAKER_DIM = 512
 """Size of the speaker embedding that the speech language model takes."""
 
@@ -162,7 +163,7 @@ class _Section:
 
     def __init__(self, path: Path, name: str, values: object, defaults: Mapping[str, Any]) -> None:
         if not isinstance(values, dict):
-            raise ConfigurationError(f"{path}: {name} is {values!r:.80}; an object was expected.")
+            raise ConfigurationError(f"{path}: {name} is {values!r:.80}; an object was expected. {REMEDY}")
         self._path, self._name, self._values, self._defaults = path, name, values, defaults
 
     def get(self, key: str) -> Any:
@@ -170,7 +171,9 @@ class _Section:
         return self._defaults.get(key) if value is None else value
 
     def fail(self, key: str, expected: str) -> ConfigurationError:
-        return ConfigurationError(f"{self._path}: {self._name}.{key} is {self.get(key)!r:.80}; expected {expected}.")
+        return ConfigurationError(
+            f"{self._path}: {self._name}.{key} is {self.get(key)!r:.80}; expected {expected}. {REMEDY}"
+        )
 
     def integer(self, key: str) -> int:
         value = self.get(key)
@@ -276,7 +279,7 @@ def read_config(checkpoint: Path) -> OpenS2SConfig:
     path = checkpoint / CONFIG_FILE
     values = read_json(path)
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{path} holds {type(values).__name__}; an object was expected.")
+        raise ConfigurationError(f"{path} holds {type(values).__name__}; an object was expected. {REMEDY}")
     top = _Section(path, "config", values, {"conv_kernel_sizes": "5,5", "adapter_inner_dim": 512})
     if values.get("lora_config") is not None:
         raise top.fail("lora_config", "null: adapters have to be merged into the weights")
@@ -286,7 +289,7 @@ def read_config(checkpoint: Path) -> OpenS2SConfig:
     try:
         interleaving = Interleaving.parse(str(values.get("interleave_strategy") or "1:2"))
     except ValueError as error:
-        raise ConfigurationError(f"{path}: {error}.") from None
+        raise ConfigurationError(f"{path}: {error}. {REMEDY}") from None
     return OpenS2SConfig(
         audio=_audio_encoder(path, values.get("audio_encoder_config")),
         llm=_language_model(path, "llm_config", values.get("llm_config")),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import CONFIG_FILE, LanguageModelConfig, OpenS2SConfig
-from .errors import TensorError
+from .errors import FETCH_COMMAND, TensorError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -35,7 +35,7 @@ def derive(shapes: Shapes, config: OpenS2SConfig) -> list[Dimension]:
         shape = shapes.get(tensor)
         if shape is None or len(shape) <= axis:
             found = "is missing" if shape is None else f"has shape {list(shape)}"
-            raise TensorError(f"Tensor {tensor} {found}; {field} cannot be read off it.")
+            raise TensorError(f"Tensor {tensor} {found}; {field} cannot be read off it. Run `{FETCH_COMMAND}`.")
         dims.append(Dimension(field, configured, shape[axis] // divisor, tensor))
 
     encoder = "audio_encoder_model."
@@ -63,7 +63,8 @@ def check(shapes: Shapes, config: OpenS2SConfig, checkpoint: Path) -> None:
     if wrong:
         said = "; ".join(f"{dim.field} is {dim.configured}, but {dim.tensor} has {dim.derived}" for dim in wrong[:5])
         raise TensorError(
-            f"{checkpoint / CONFIG_FILE} does not fit the tensors: {said}. One of them is of another checkpoint."
+            f"{checkpoint / CONFIG_FILE} does not fit the tensors: {said}. One of them is of another checkpoint; "
+            f"run `{FETCH_COMMAND}` to fetch both again."
         )
 
 
@@ -74,7 +75,9 @@ def _language_model(shapes: Shapes, section: str, prefix: str, config: LanguageM
         shape = shapes.get(prefix + tensor)
         if shape is None or len(shape) <= axis:
             found = "is missing" if shape is None else f"has shape {list(shape)}"
-            raise TensorError(f"Tensor {prefix}{tensor} {found}; {section}.{field} cannot be read off it.")
+            raise TensorError(
+                f"Tensor {prefix}{tensor} {found}; {section}.{field} cannot be read off it. Run `{FETCH_COMMAND}`."
+            )
         dims.append(Dimension(f"{section}.{field}", configured, shape[axis] // divisor, prefix + tensor))
 
     head_dim = config.head_dim

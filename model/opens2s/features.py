@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import read_json
-from .errors import ConfigurationError
+from .errors import FETCH_COMMAND, ConfigurationError
 
 PREPROCESSOR_FILE = "audio/preprocessor_config.json"
 LOG_FLOOR = 1e-10
@@ -60,11 +60,15 @@ def read_front_end(checkpoint: Path) -> LogMelConfig:
     path = checkpoint / PREPROCESSOR_FILE
     values = read_json(path)
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{path} holds {type(values).__name__}; an object was expected.")
+        raise ConfigurationError(
+            f"{path} holds {type(values).__name__}; an object was expected. Run `{FETCH_COMMAND}`."
+        )
     fixed = {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160, "padding_value": 0.0, "dither": 0.0}
     for key, expected in fixed.items():
         if values.get(key, expected) != expected:
-            raise ConfigurationError(f"{path}: {key} is {values[key]!r}; this code computes it with {expected} only.")
+            raise ConfigurationError(
+                f"{path}: {key} is {values[key]!r}; this code runs {expected} only. Run `{FETCH_COMMAND}`."
+            )
     return LogMelConfig(
         feature_size=_positive(path, values, "feature_size", 128),
         chunk_length=_positive(path, values, "chunk_length", 30),
@@ -74,7 +78,9 @@ def read_front_end(checkpoint: Path) -> LogMelConfig:
 def _positive(path: Path, values: Mapping[str, Any], key: str, default: int) -> int:
     value = values.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 16:
-        raise ConfigurationError(f"{path}: {key} is {value!r}; expected a positive whole number.")
+        raise ConfigurationError(
+            f"{path}: {key} is {value!r}; expected a positive whole number. Run `{FETCH_COMMAND}`."
+        )
     return value
 
 

@@ -142,7 +142,10 @@ def speech_vocabulary(tokenizer: Any, end_ids: Sequence[int], vocab_size: int, f
     }
     count = len(numbers)
     if any(numbers.get(number) != first + number for number in range(count)):
-        raise TokenizerError(f"{folder}: the ids of <|audio_0|> to <|audio_{count - 1}|> do not follow each other.")
+        raise TokenizerError(
+            f"{folder}: the ids of <|audio_0|> to <|audio_{count - 1}|> do not follow each other. "
+            f"Run `{FETCH_COMMAND}`."
+        )
     if max(first + count, *(end + 1 for end in end_ids)) > vocab_size:
         raise TokenizerError(
             f"{folder}: its speech tokens reach id {first + count - 1}, but the speech model has {vocab_size} ids. "

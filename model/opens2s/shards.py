@@ -67,17 +67,22 @@ def check(targets: Iterable[Target], stored: Mapping[str, StoredTensor], checkpo
         raise TensorError(f"{checkpoint} lacks {_names(missing)}, which config.json calls for. Run `{FETCH_COMMAND}`.")
     extra = [name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq")]
     if extra:
-        raise TensorError(f"{checkpoint} has {_names(extra)}, which this model has no place for.")
+        raise TensorError(
+            f"{checkpoint} has {_names(extra)}, which this model has no place for. Run `{FETCH_COMMAND}`."
+        )
     for name, tensor in stored.items():
         target = known.get(name)
         if target is None:
             continue
         if tensor.dtype not in FLOATING:
-            raise TensorError(f"{tensor.path}: tensor {name} is {tensor.dtype}; expected one of {', '.join(FLOATING)}.")
+            raise TensorError(
+                f"{tensor.path}: tensor {name} is {tensor.dtype}; expected {', '.join(FLOATING)}. "
+                f"Run `{FETCH_COMMAND}` to fetch it again."
+            )
         if tensor.shape != target.shape:
             raise TensorError(
                 f"{tensor.path}: tensor {name} has shape {list(tensor.shape)}; config.json calls for "
-                f"{list(target.shape)}. The file or config.json belongs to another checkpoint."
+                f"{list(target.shape)}. One of them is of another checkpoint; run `{FETCH_COMMAND}`."
             )
 
 
@@ -142,7 +147,9 @@ def _files_of(index: Path) -> dict[str, str]:
         raise ConfigurationError(f"{index} has no weight_map from tensors to files. Run `{FETCH_COMMAND}`.")
     for name in files.values():
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ConfigurationError(f"{index} names the file {name!r:.80}; expected a .safetensors file beside it.")
+            raise ConfigurationError(
+                f"{index} names the file {name!r:.80}; expected a .safetensors file beside it. Run `{FETCH_COMMAND}`."
+            )
     return files
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from model.interface import EngineEvent, EngineFault, ResponseDone, SpeechEngine
+from model.interface import EngineEvent, EngineFault, EngineSetupError, ResponseDone, SpeechEngine
 from model.registry import ModelsMissingError, create_engine
 
 from .wire import (
@@ -116,6 +116,9 @@ class EngineHost:
             engine.warm_up()
         except ModelsMissingError as error:
             self._send(self._supervisor, EngineUnavailable("models_missing", str(error)))
+            return None
+        except EngineSetupError as error:
+            self._send(self._supervisor, EngineUnavailable("engine_load_failed", str(error)))
             return None
         except Exception as error:  # whatever a backend raises while loading must reach the operator as a sentence
             log.exception("engine could not be loaded")

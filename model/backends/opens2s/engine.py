@@ -24,6 +24,7 @@ from model.interface import (
     EngineEvent,
     EngineFault,
     EngineInfo,
+    EngineSetupError,
     GenerateRequest,
     ResponseDone,
     ResponseStarted,
@@ -283,5 +284,8 @@ class OpenS2SEngine:
 
 
 def create(options: Mapping[str, object], wake: Wake) -> OpenS2SEngine:
-    """Engine factory. Raises ValueError with a full sentence for options and folders that cannot be used."""
-    return OpenS2SEngine(OpenS2SOptions.from_mapping(options))
+    """Engine factory. Raises EngineSetupError for options and folders that cannot be used."""
+    try:
+        return OpenS2SEngine(OpenS2SOptions.from_mapping(options))
+    except ValueError as error:  # of options, device, voices, checkpoint and decoder: each a sentence
+        raise EngineSetupError(str(error)) from error

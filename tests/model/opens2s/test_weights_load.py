@@ -259,6 +259,7 @@ def test_a_bad_checkpoint_gives_one_clear_error(
     assert isinstance(caught.value, error), caught.value
     assert words in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert "rtc-server models fetch opens2s" in str(caught.value)  # what to do
     assert not (folder / "executed").exists()
 
 
