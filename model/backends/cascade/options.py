@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from model.backends.options import read_options
 from model.weights import default_models_dir
 
 
@@ -33,20 +33,7 @@ class CascadeOptions:
     @classmethod
     def from_mapping(cls, options: Mapping[str, object]) -> CascadeOptions:
         """Raises ValueError for unknown keys and values of the wrong type."""
-        known = {field.name: type(field.default) for field in fields(cls)}
-        values: dict[str, object] = {}
-        for key, value in options.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(known))}."
-                raise ValueError(f"The cascade backend has no option {key!r}; {hint}")
-            wanted = known[key]
-            if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-            if type(value) is not wanted:
-                raise ValueError(f"Option {key} is {value!r}; it must be of type {wanted.__name__}.")
-            values[key] = value
-        return cls(**values)  # type: ignore[arg-type]  # checked above, key by key
+        return read_options(cls, "cascade", options)
 
     def __post_init__(self) -> None:
         for name in ("llm_threads", "asr_threads", "tts_threads", "max_output_tokens", "max_sequences"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.backends.options import read_options
 from model.opens2s.download import CHECKPOINT, DECODER
 from model.weights import default_models_dir
 
@@ -55,21 +55,7 @@ class OpenS2SOptions:
     @classmethod
     def from_mapping(cls, options: Mapping[str, object]) -> OpenS2SOptions:
         """Raises ValueError for unknown keys and values of the wrong type."""
-        defaults = cls()
-        known = {option.name: type(getattr(defaults, option.name)) for option in fields(cls)}
-        values: dict[str, object] = {}
-        for key, value in options.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(known))}."
-                raise ValueError(f"The opens2s backend has no option {key!r}; {hint}")
-            wanted = known[key]
-            if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-            if type(value) is not wanted:
-                raise ValueError(f"Option {key} is {value!r}; it must be of type {wanted.__name__}.")
-            values[key] = value
-        return cls(**values)  # type: ignore[arg-type]  # checked above, key by key
+        return read_options(cls, "opens2s", options)
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
