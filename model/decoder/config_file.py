@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -42,8 +43,22 @@ _FIXED: Mapping[str, Mapping[str, object]] = {
 }
 
 
+MAX_BYTES = 1 << 18  # the released file has 4,447
+
+
+_SHORT = reprlib.Repr()  # what a reference of references stands for may be endless
+_SHORT.maxlevel = 2
+
+
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """A safe loader to which every local tag (`!anything`) is plain data. `!!python/...` stays an error."""
+    """A safe loader to which every local tag (`!anything`) is plain data. `!!python/...` stays an error.
+
+    Merge keys are refused: a few of them, nested, make gigabytes of a few hundred bytes."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", node.start_mark)
+        super().flatten_mapping(node)
 
 
 def _plain(loader: _PlainLoader, tag: str, node: yaml.Node) -> Any:
@@ -61,7 +76,9 @@ def read_config(folder: Path) -> DecoderConfig:
     """`folder`/config.yaml. Raises MissingFileError or ConfigurationError; executes nothing."""
     path = folder / CONFIG_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content[:MAX_BYTES].decode("utf-8")
     except FileNotFoundError:
         raise MissingFileError(
             f"{path} does not exist; the decoder's folder holds config.yaml, flow.pt and hift.pt. "
@@ -69,6 +86,8 @@ def read_config(folder: Path) -> DecoderConfig:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} could not be read as UTF-8 text: {error}.") from error
+    if len(content) > MAX_BYTES:
+        raise ConfigurationError(f"{path} has more than {MAX_BYTES} bytes. Run `{FETCH_COMMAND}`.")
     return parse_config(text, path)
 
 
@@ -251,7 +270,7 @@ class _Reader:
             raise self._wrong(name, found, f"a multiple of {divisor}")
 
     def _wrong(self, name: str, found: object, expected: str) -> ConfigurationError:
-        shown = "missing" if found is None else repr(found)[:200]
+        shown = "missing" if found is None else _SHORT.repr(found)
         return ConfigurationError(
             f"{self._path}: {name} is {shown}, expected {expected}. "
             f"Run `{FETCH_COMMAND}` to get the released decoder, or correct the file."

@@ -17,6 +17,8 @@ from .errors import FETCH_COMMAND, ConfigurationError, MissingFileError
 
 CONFIG_FILE = "config.json"
 REMEDY = f"Run `{FETCH_COMMAND}` for the released one."
+MAX_SIZE = 1 << 20  # no width, vocabulary or number of positions of such models comes near; more is a broken file
+MAX_LAYERS = 512
 SPEAKER_DIM = 512
 """Size of the speaker embedding that the speech language model takes."""
 
@@ -177,8 +179,9 @@ class _Section:
 
     def integer(self, key: str) -> int:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise self.fail(key, "a positive whole number")
+        limit = MAX_LAYERS if key.endswith("layers") else MAX_SIZE
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
+            raise self.fail(key, f"a whole number from 1 to {limit}")
         return value
 
     def number(self, key: str) -> float:
@@ -270,8 +273,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(f"{path} is missing. Run `{FETCH_COMMAND}`, or name the right folder.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigurationError(f"{path} is not JSON ({error}). Run `{FETCH_COMMAND}` to fetch it again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{path} is not JSON ({str(error) or type(error).__name__}). Run `{FETCH_COMMAND}` to fetch it again."
+        ) from None
 
 
 def read_config(checkpoint: Path) -> OpenS2SConfig:

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
 
-FETCH_COMMAND = "rtc-server models fetch opens2s"
+from .errors import FETCH_COMMAND
+
 INSTALL_COMMAND = "pip install 'rtc-server[opens2s]'"
 RECORD_FILE = ".rtc-server-fetch.json"
 PARTS_FOLDER = ".download"
@@ -32,6 +34,9 @@ DISK_MARGIN_BYTES = 1_000_000_000  # a file system that is filled to its end har
 TIMEOUT_SECONDS = 30.0  # without any byte; a line that is slow but alive never meets it
 MAX_FAILURES = 6  # breaks of the line in a row without a new byte
 RETRY_SECONDS = 1.0  # times the number of failures so far: about 15 s in all
+# The hub's listing is hostile until it was checked: both become parts of paths here.
+_PATH = re.compile(r"(?!\.)[\w. +-]+(/(?!\.)[\w. +-]+)*")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, or SHA-256
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -309,10 +314,10 @@ def _look_up(repository: Repository, revision: str, endpoint: str | None) -> _Sn
     for sibling in info.siblings or ():
         path, size = sibling.rfilename, sibling.size
         if repository.wants(path):
-            if size is None or path.startswith("/") or ".." in path.split("/") or "\\" in path:
+            digest = (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
+            if size is None or not _PATH.fullmatch(path) or not _DIGEST.fullmatch(digest):
                 raise RepositoryError(f"{name} lists {path!r} (size {size}), which cannot be a file of a model.")
-            digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-            files.append(_RemoteFile(path, size, digest or ""))
+            files.append(_RemoteFile(path, size, digest))
     if info.sha is None or not any(file.path == repository.last_file for file in files):
         raise RepositoryError(f"{name} at {revision} holds no {repository.last_file}; it is not what was expected.")
     files.sort(key=lambda file: (file.path == repository.last_file, file.path))

@@ -77,9 +77,9 @@ def read_front_end(checkpoint: Path) -> LogMelConfig:
 
 def _positive(path: Path, values: Mapping[str, Any], key: str, default: int) -> int:
     value = values.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 16:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1_000:
         raise ConfigurationError(
-            f"{path}: {key} is {value!r}; expected a positive whole number. Run `{FETCH_COMMAND}`."
+            f"{path}: {key} is {value!r}; expected a whole number from 1 to 1000. Run `{FETCH_COMMAND}`."
         )
     return value
 

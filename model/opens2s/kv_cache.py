@@ -1,7 +1,7 @@
 """Keys and values of past positions, and attention over them.
 
 A language model asks its `Attention` for the positions of what it is given and for attention over everything up to
-there, so contiguous, static and paged caches are interchangeable.
+there, so growing and static caches, and paged ones some day, are interchangeable.
 """
 
 from __future__ import annotations

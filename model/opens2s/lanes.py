@@ -69,9 +69,13 @@ class StaticLane:
                 embeds = torch.zeros(1, length, self.lm.config.hidden_size, device=weight.device, dtype=weight.dtype)
                 step.record(embeds, self._places[None, :length])
 
+    @torch.inference_mode()
     def reset(self) -> None:
-        """Forget the sequence."""
+        """Forget the sequence. What is masked out later still takes part as 0 times its value, so that a number that is
+        not finite would stay for all that come after."""
         self._length = 0
+        self._cache.k.zero_()
+        self._cache.v.zero_()
 
     def forward(self, embeds: Tensor) -> Tensor:
         """As `SequenceLane`. Raises ValueError beyond the capacity."""

@@ -57,6 +57,16 @@ def build(
     return model
 
 
+def inspect(
+    checkpoint: Path, config: OpenS2SConfig, speech_rows: tuple[int, ...] | None = None
+) -> dict[str, shards.StoredTensor]:
+    """All tensors of a checkpoint by their headers, held against config.json. Raises CheckpointError."""
+    stored = shards.read_headers(checkpoint)
+    dimensions.check({name: tensor.shape for name, tensor in stored.items()}, config, checkpoint)
+    shards.check(build(config, speech_rows, device="meta").targets(), stored, checkpoint)
+    return stored
+
+
 def load(
     checkpoint: Path,
     config: OpenS2SConfig,
@@ -66,9 +76,7 @@ def load(
     dtype: torch.dtype = torch.float32,
 ) -> OpenS2S:
     """The model with a checkpoint's weights. Raises CheckpointError before anything is allocated, where it can."""
-    stored = shards.read_headers(checkpoint)
-    dimensions.check({name: tensor.shape for name, tensor in stored.items()}, config, checkpoint)
-    shards.check(build(config, speech_rows, device="meta").targets(), stored, checkpoint)
+    stored = inspect(checkpoint, config, speech_rows)
     model = build(config, speech_rows, device=device, dtype=dtype)
     shards.fill(model.targets(), stored)
     for prefix, part in (("llm_model.", model.llm), ("tts_lm_model.", model.speech.lm)):

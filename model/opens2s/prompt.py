@@ -72,13 +72,13 @@ class PromptBuilder:
             ids += self._tokenizer.encode(piece, add_special_tokens=False)
         return ids
 
+    def length(self, message: Message) -> int:
+        """How many ids a message's own text takes, without what the template puts around it and without audio."""
+        return len(self._tokenizer.encode(self._content(message), add_special_tokens=False))
+
     def clean(self, text: str) -> str:
         """`text` without anything that the tokenizer or the template would take for a special token."""
-        while True:
-            cleaned = self._special.sub("", text)
-            if cleaned == text:
-                return text
-            text = cleaned
+        return self._special.sub(" ", text)  # a space, so that what was around one does not join to another
 
     def _content(self, message: Message) -> str:
         audio = _AUDIO_START + _AUDIO_MARK + _AUDIO_END

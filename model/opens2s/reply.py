@@ -79,7 +79,7 @@ class Reply:
             self._text_input = self._text_input[self._max_prefill :]
             return None
         hidden = self.llm.forward(self._text_input)
-        token = sample(self.llm.lm.logits(hidden), self._text_sampling, self._generator)
+        token = self._choose(self.llm.lm.logits(hidden), self._text_sampling)
         self._text_input = self.llm.lm.embed(token)[None]
         self._unit_inputs.append(self._model.speech.bridge(hidden))
         found = Token("text", int(token))
@@ -88,12 +88,17 @@ class Reply:
 
     def _unit_step(self) -> Token:
         hidden = self.tts.forward(torch.stack(self._unit_inputs))
-        unit = sample(self.tts.lm.logits(hidden), self._unit_sampling, self._generator)
+        unit = self._choose(self.tts.lm.logits(hidden), self._unit_sampling)
         # Forwarded together with the next hidden states, or alone once the text is finished.
         self._unit_inputs = [self.tts.lm.embed(unit)]
         found = Token("unit", int(unit))
         self.order.add_unit(found.id)
         return found
+
+    def _choose(self, logits: Tensor, sampling: Sampling) -> Tensor:
+        if not torch.isfinite(logits).all():  # it would be token 0 for ever
+            raise FloatingPointError("The model gave numbers that are not finite; its number format is too small.")
+        return sample(logits, sampling, self._generator)
 
 
 def splice(model: LanguageModel, ids: list[int], audios: list[Tensor], placeholder: int) -> Tensor:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from model.interface import ConversationItem, GenerateRequest, HistoryItem, Pcm16, ToolResultItem
-from model.opens2s.prompt import AUDIO, Message, PromptBuilder
+from model.opens2s.prompt import Message, PromptBuilder
+
+TEMPLATE_IDS = 5  # around a message, about: start, role, line, end, line
+
+_Said: TypeAlias = tuple[Message, Pcm16 | None]
+"""A message and its sound, if it has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +46,26 @@ def build_prompt(
     `count` tells how many embeddings an audio becomes. History audio shorter than `min_samples` is left out.
     Raises ValueError when even the turn alone does not fit.
     """
-    history = [item for item in request.items if _is_said(item, min_samples)]
-    while True:
-        said = [_message(item) for item in history]
-        audios = [item.audio for item in history if isinstance(item, ConversationItem) and _is_heard(item)]
-        if request.audio is not None:
-            said.append(Message("user", (None,)))
-            audios.append(request.audio)
-        ids = prompts.ids(said, instructions)
-        sounds = tuple(audio for audio in audios if audio is not None)
+    turn = [] if request.audio is None else [(Message("user", (None,)), request.audio)]
+    said: deque[_Said] = deque()
+    room = max_positions
+    for item in reversed(request.items):  # only as far back as may fit: a call can be very long
+        if _is_said(item, min_samples):
+            message, audio = _message(item)
+            room -= TEMPLATE_IDS + prompts.length(message) + (0 if audio is None else count(audio))
+            if room < 0 and said:
+                break
+            said.appendleft((message, audio))
+    while True:  # once, as a rule: what the template adds decides the rest
+        messages = [*said, *turn]
+        ids = prompts.ids([message for message, _ in messages], instructions)
+        sounds = tuple(audio for _, audio in messages if audio is not None)
         num_audio = sum(count(audio) for audio in sounds)
-        if len(ids) - ids.count(AUDIO) + num_audio <= max_positions:
+        if len(ids) - len(sounds) + num_audio <= max_positions:
             return Prompt(ids, sounds, num_audio)
-        if len(history) <= (request.audio is None):  # the last item is what the reply is about
+        if len(messages) <= 1:  # what the reply is about
             raise ValueError(f"The turn and the instructions do not fit the context of {max_positions} tokens.")
-        del history[0]
+        said.popleft()
 
 
 def _is_heard(item: ConversationItem) -> bool:
@@ -72,13 +84,13 @@ def _is_said(item: HistoryItem, min_samples: int) -> bool:
             return False  # a call that the model did not make: its result follows
 
 
-def _message(item: HistoryItem) -> Message:
+def _message(item: HistoryItem) -> _Said:
     match item:
-        case ConversationItem(role=role) if _is_heard(item):
-            return Message(role, (None,))
+        case ConversationItem(role=role, audio=audio) if _is_heard(item):
+            return Message(role, (None,)), audio
         case ConversationItem(role=role, text=text):
-            return Message(role, (text,))
+            return Message(role, (text,)), None
         case ToolResultItem(output=output):
-            return Message("user", (output,))
+            return Message("user", (output,)), None
         case _:
             raise AssertionError(item)

@@ -1,8 +1,8 @@
 """OpenS2S as a `SpeechEngine`: every step does one bounded piece of work for the response that needs it most.
 
-A piece is: one part of a prompt, one token of either model, or one chunk of sound. Each response has its own caches;
-they share the weights and the device, not a batch. Nothing here has a thread: the host calls `step` as long as there is
-work.
+A piece is: one audio of a prompt, one part of its positions, one token of either model, or one chunk of sound. Each
+response has its own caches; they share the weights and the device, not a batch. Nothing here has a thread: the host
+calls `step` as long as there is work.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from model.opens2s.prompt import AUDIO, DEFAULT_INSTRUCTIONS
 from model.opens2s.reply import Reply, splice
 from model.opens2s.sampling import Sampling
 
-from .conversation import build_prompt
+from .conversation import Prompt, build_prompt
 from .hearing import Hearing
 from .loading import Parts, load_parts
 from .options import OpenS2SOptions
@@ -177,8 +177,14 @@ class OpenS2SEngine:
 
     def _advance(self, response: Response) -> list[EngineEvent]:
         """One bounded piece of work."""
+        if response.prompt is None:
+            return self._read(response)
         if response.reply is None:
-            return self._begin(response)
+            if len(response.embedded) < len(response.prompt.audios):
+                self._hear(response, response.prompt)
+            else:
+                self._begin(response, response.prompt)
+            return []
         units = response.units_to_decode(self._plan)
         if units is not None:
             assert response.stream is not None
@@ -195,21 +201,20 @@ class OpenS2SEngine:
             response.add_unit(token.id)
         return events
 
-    def _begin(self, response: Response) -> list[EngineEvent]:
-        """Embed the prompt."""
-        request, parts = response.request, self._loaded
+    def _read(self, response: Response) -> list[EngineEvent]:
+        """Make the prompt."""
+        request, options, checkpoint = response.request, self._options, self._loaded.checkpoint
         started: list[EngineEvent] = [ResponseStarted(request.response_id, time.monotonic())]
         if request.audio is not None and len(request.audio) < MIN_SAMPLES:
             self._free(request.response_id)
             return [*started, ResponseDone(request.response_id, "completed", time.monotonic())]
-        options, checkpoint = self._options, parts.checkpoint
-        max_text = min(request.max_output_tokens or options.max_output_tokens, options.max_output_tokens)
+        positions = checkpoint.config.llm.max_positions - self._max_text(request)
         try:
-            prompt = build_prompt(
+            response.prompt = build_prompt(
                 request,
                 checkpoint.prompts,
                 request.instructions or options.instructions or DEFAULT_INSTRUCTIONS,
-                max_positions=min(options.context_tokens, checkpoint.config.llm.max_positions - max_text),
+                max_positions=min(options.context_tokens, positions),
                 count=self._hearing.count,
                 min_samples=MIN_SAMPLES,
             )
@@ -217,14 +222,22 @@ class OpenS2SEngine:
             self._free(request.response_id)
             fault = EngineFault("context_too_long", str(error))
             return [*started, ResponseDone(request.response_id, "failed", time.monotonic(), fault)]
-        last = len(prompt.audios) - 1
-        audios = [
-            self._hearing.embed(audio, request.turn_id if request.audio is not None and number == last else None)
-            for number, audio in enumerate(prompt.audios)
-        ]
+        return started
+
+    def _hear(self, response: Response, prompt: Prompt) -> None:
+        """Embed the next of the prompt's audios; after a restart of the engine there may be many."""
+        request, number = response.request, len(response.embedded)
+        is_turn = request.audio is not None and number == len(prompt.audios) - 1
+        embedded = self._hearing.embed(prompt.audios[number], request.turn_id if is_turn else None)
+        response.embedded.append(embedded)
+
+    def _begin(self, response: Response, prompt: Prompt) -> None:
+        """The reply can be made."""
+        request, parts, options = response.request, self._loaded, self._options
+        checkpoint = parts.checkpoint
         order = ReplyOrder(
             checkpoint.config.interleaving,
-            max_text=max_text,
+            max_text=self._max_text(request),
             max_units=self._max_units,
             text_ends=frozenset(checkpoint.text_generation.end_ids),
             unit_ends=checkpoint.vocabulary.ends,
@@ -233,7 +246,7 @@ class OpenS2SEngine:
         response.lanes = self._lanes.take() if self._lanes is not None else None
         reply = Reply(
             parts.model,
-            splice(parts.model.llm, prompt.ids, audios, AUDIO),
+            splice(parts.model.llm, prompt.ids, response.embedded, AUDIO),
             order,
             text_sampling=Sampling(options.temperature, checkpoint.text_generation.top_k, options.top_p),
             unit_sampling=Sampling(SPEECH_TEMPERATURE, checkpoint.speech_generation.top_k),
@@ -242,10 +255,12 @@ class OpenS2SEngine:
             max_prefill=MAX_PREFILL,
             lanes=response.lanes,
         )
-        response.num_text, response.num_audio = prompt.num_text, prompt.num_audio
         stream = LiveStream(parts.decoder) if response.speaks else None
         response.begin(reply, stream, checkpoint.text_decoder())
-        return started
+
+    def _max_text(self, request: GenerateRequest) -> int:
+        most = self._options.max_output_tokens
+        return min(request.max_output_tokens or most, most)
 
     def _fail(self, response: Response, error: Exception) -> ResponseDone:
         """Whatever raised; its text may quote what was said, so the log gets its type and place only."""

@@ -18,8 +18,8 @@ from model.opens2s.features import LogMelConfig, LogMelStream
 
 MAX_TURNS = 64
 """Turns whose features are kept; one of half a minute takes 1.5 MB."""
-MAX_EMBEDDED = 512
-"""Audios whose embeddings are kept: 50 KB per second of sound in bfloat16."""
+MAX_POSITIONS = 32_768
+"""Embeddings of audios that are kept, all together: an hour and a half of sound, 268 MB in bfloat16."""
 
 
 class Hearing:
@@ -29,6 +29,8 @@ class Hearing:
         self._listener, self._front_end = listener, front_end
         self._turns: OrderedDict[str, tuple[LogMelStream, Pcm16]] = OrderedDict()
         self._embedded: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._num_positions = 0
+        self._takes: dict[str, bytes] = {}  # turn -> key of its latest take, as long as its features are kept
 
     def count(self, audio: Pcm16) -> int:
         """How many embeddings `audio` becomes."""
@@ -40,15 +42,30 @@ class Hearing:
         known = self._embedded.get(key)
         if known is None:
             known = self._listener.encode(self._features(audio, turn_id).features())
-            self._embedded[key] = known
-            if len(self._embedded) > MAX_EMBEDDED:
-                self._embedded.popitem(last=False)
+            self._keep(key, known, turn_id)
         self._embedded.move_to_end(key)
         return known
 
     def clear(self) -> None:
         self._turns.clear()
         self._embedded.clear()
+        self._takes.clear()
+        self._num_positions = 0
+
+    def _keep(self, key: bytes, embedded: Tensor, turn_id: str | None) -> None:
+        if turn_id:
+            shorter, self._takes[turn_id] = self._takes.get(turn_id), key
+            if shorter is not None:
+                self._forget(shorter)  # nobody asks for half a turn again
+        self._embedded[key] = embedded
+        self._num_positions += len(embedded)
+        while self._num_positions > MAX_POSITIONS and len(self._embedded) > 1:
+            self._forget(next(iter(self._embedded)))
+
+    def _forget(self, key: bytes) -> None:
+        embedded = self._embedded.pop(key, None)
+        if embedded is not None:
+            self._num_positions -= len(embedded)
 
     def _features(self, audio: Pcm16, turn_id: str | None) -> LogMelStream:
         stream, heard = self._turns.pop(turn_id, (None, None)) if turn_id else (None, None)
@@ -58,5 +75,6 @@ class Hearing:
         if turn_id:
             self._turns[turn_id] = (stream, audio)
             if len(self._turns) > MAX_TURNS:
-                self._turns.popitem(last=False)
+                forgotten, _ = self._turns.popitem(last=False)
+                self._takes.pop(forgotten, None)
         return stream

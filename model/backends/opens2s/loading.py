@@ -16,7 +16,7 @@ from model.decoder.config_file import read_config as read_decoder_config
 from model.decoder.decoder import Decoder
 from model.decoder.weights import dummy_decoder, load_decoder
 from model.opens2s.checkpoint import Checkpoint, open_checkpoint
-from model.opens2s.model import OpenS2S, build, dummy
+from model.opens2s.model import OpenS2S, build, dummy, inspect
 from model.opens2s.model import load as load_weights
 from model.opens2s.precision import DTYPES, Quantization, quantize, resolve_device, resolve_dtype
 from model.opens2s.stand_in import stand_in_checkpoint
@@ -48,11 +48,15 @@ def load_parts(options: OpenS2SOptions) -> Parts:
     checkpoint = (
         stand_in_checkpoint() if is_dummy and not options.checkpoint else open_checkpoint(options.checkpoint_path)
     )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # recordings are made on the current device
     if device.type == "cuda" and dtype != torch.float32:  # whoever asks for float32 gets all of it
         # The decoder's float32 products in 10 bits of mantissa (TF32): its mel changes by 2e-4 of its size, and a piece
         # takes 53 instead of 67 ms, with 4 s of context 70 instead of 111 (H200).
         torch.set_float32_matmul_precision("high")
     rows = checkpoint.vocabulary.rows
+    if not is_dummy:
+        inspect(checkpoint.folder, checkpoint.config, rows)
     check_memory(build(checkpoint.config, rows, device="meta"), dtype, device)
     decoder = _decoder(options, device, is_dummy)
     if checkpoint.vocabulary.num_units > decoder.num_codes:
@@ -62,6 +66,9 @@ def load_parts(options: OpenS2SOptions) -> Parts:
         )
     load = dummy if is_dummy else partial(load_weights, checkpoint.folder)
     model = load(checkpoint.config, rows, device=device, dtype=dtype)
+    for name, embedding in voices.items():
+        if not torch.isfinite(model.speech.speaker(embedding)).all():
+            raise ValueError(f"Voice {name!r} is too large for {dtype}: the model makes no finite number of it.")
     quantize(model, cast(Quantization, options.quantization))
     return Parts(checkpoint, model, decoder, voices)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
+from torch import Tensor
 
 from model.backends.requests import AudioCredit
 from model.decoder.chunks import HEARD_SHARE, ChunkPlan
@@ -14,10 +15,24 @@ from model.opens2s.lanes import LanePair
 from model.opens2s.prompt import TextDecoder
 from model.opens2s.reply import Reply
 
+from .conversation import Prompt
+
+# How fast replies are spoken, roughly: text and sound run side by side without marks that would tell.
 CHARS_PER_SECOND = 14.0
-"""How fast replies are spoken, roughly: text and sound run side by side without marks that would tell."""
+WIDE_CHARS_PER_SECOND = 4.5
+FIRST_WIDE = "\u2e80"
+"""From here on a character is about a syllable: Chinese, Japanese, Korean."""
 AHEAD_MS = 500
 """Sound that is kept ready beyond the credit, so that it is there when credit comes."""
+
+
+def spoken_by(text: str, seconds: float) -> int:
+    """How many characters of `text` are spoken after so long, by the usual rates."""
+    for count, char in enumerate(text):
+        seconds -= 1 / (WIDE_CHARS_PER_SECOND if char >= FIRST_WIDE else CHARS_PER_SECOND)
+        if seconds < 0:
+            return count
+    return len(text)
 
 
 class Response:
@@ -27,13 +42,14 @@ class Response:
         self.request = request
         self.credit = AudioCredit(sample_rate, request.audio_credit_ms)
         self.reply: Reply | None = None
-        """None until the prompt is embedded."""
+        """None until all of the prompt's audios are embedded."""
         self.stream: LiveStream | None = None
         self.lanes: LanePair | None = None
         """Those of the engine's pool that it uses; to be given back."""
         self.text = ""
-        self.num_text = self.num_audio = 0
-        """Positions of the prompt."""
+        self.prompt: Prompt | None = None
+        self.embedded: list[Tensor] = []
+        """The first of the prompt's audios, as the model hears them."""
         self._text_decoder: TextDecoder | None = None
         self._sample_rate = sample_rate
         self._units: list[int] = []  # not yet decoded
@@ -72,8 +88,8 @@ class Response:
     @property
     def ahead_ms(self) -> float:
         """Sound made and not yet heard, as far as is known: credit is granted as sound is played. Who has the least
-        needs the next piece of work most."""
-        return self.produced_ms - self._granted_ms
+        needs the next piece of work most. Replies without sound come after those that are about to run out."""
+        return self.produced_ms - self._granted_ms if self.speaks else AHEAD_MS
 
     @property
     def _ahead_samples(self) -> int:
@@ -100,6 +116,7 @@ class Response:
 
     def begin(self, reply: Reply, stream: LiveStream | None, text_decoder: TextDecoder) -> None:
         self.reply, self.stream, self._text_decoder = reply, stream, text_decoder
+        self.embedded = []
 
     def add_text(self, token: int, at: float) -> list[TextDelta]:
         assert self._text_decoder is not None
@@ -139,13 +156,13 @@ class Response:
 
     def done(self, at: float) -> ResponseDone | None:
         """The last event, once everything was emitted."""
-        if self.reply is None or not self.reply.is_done or not self._is_decoded or self._sound:
+        if self.prompt is None or self.reply is None or not self.reply.is_done or not self._is_decoded or self._sound:
             return None
         order = self.reply.order
         status: ResponseStatus = "incomplete" if order.hit_text_limit or order.hit_unit_limit else "completed"
         usage = Usage(
-            input_text_tokens=self.num_text,
-            input_audio_tokens=self.num_audio,
+            input_text_tokens=self.prompt.num_text,
+            input_audio_tokens=self.prompt.num_audio,
             output_text_tokens=order.num_text,
             output_audio_tokens=order.num_units,
         )
@@ -179,9 +196,9 @@ class Response:
     def _spoken(self) -> int:
         """Characters of the text that have been spoken after what was emitted: an estimate until the end."""
         assert self.reply is not None
-        if self.reply.is_done and self._is_decoded and not self._sound:
-            self._text_end = len(self.text)
+        if self.reply.is_done and self._is_decoded:  # all is known but how evenly it is spoken
+            spoken = len(self.text) * self._num_emitted // (self._num_emitted + self._num_waiting)
         else:
-            spoken = int(self._num_emitted / self._sample_rate * CHARS_PER_SECOND)
-            self._text_end = max(self._text_end, min(len(self.text), spoken))
+            spoken = spoken_by(self.text, self._num_emitted / self._sample_rate)
+        self._text_end = max(self._text_end, spoken)
         return self._text_end

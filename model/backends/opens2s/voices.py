@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,11 +27,12 @@ def load_voices(files: Mapping[str, str]) -> dict[str, Tensor | None]:
 
 def _read(name: str, path: Path) -> Tensor:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
     except FileNotFoundError:
         raise ValueError(f"Voice {name!r}: there is no file {path}.") from None
-    except (OSError, ValueError, IndexError, EOFError) as error:
+    except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"Voice {name!r}: {path} cannot be read as an array ({error}).") from None
     flat = np.ravel(values)
     if flat.shape != (SPEAKER_DIM,) or flat.dtype.kind not in "fiu":

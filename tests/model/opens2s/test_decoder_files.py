@@ -131,6 +131,33 @@ def test_a_file_that_is_no_configuration_is_refused(text: str) -> None:
         parse_config(text, Path("config.yaml"))
 
 
+def bomb(levels: int, line: str) -> str:
+    """Lists of ten references to the list before, and something made of the last."""
+    lists = [f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 10)}]" for level in range(1, levels)]
+    return "\n".join(["l0: &l0 [x]", *lists, line.format(last=levels - 1)])
+
+
+def test_references_of_references_are_not_written_out(bundled: Fixtures) -> None:
+    text = (bundled.decoder / "config.yaml").read_text()
+    vocabulary = next(line for line in text.splitlines() if line.strip().startswith("vocab_size:"))
+    spoiled = text.replace(vocabulary, vocabulary.split(":")[0] + ": *l11")
+    with pytest.raises(ConfigurationError, match="vocab_size") as caught:
+        parse_config(bomb(12, "") + "\n" + spoiled, Path("config.yaml"))
+    assert len(str(caught.value)) < 1_000
+
+
+def test_merge_keys_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="merge keys"):
+        parse_config("a: &a {x: 1}\nflow: {<<: [*a, *a]}", Path("config.yaml"))
+
+
+def test_a_huge_file_is_refused_before_it_is_read(folder: Path) -> None:
+    with (folder / "config.yaml").open("a") as file:
+        file.write("# " + "x" * (1 << 19))
+    with pytest.raises(ConfigurationError, match="more than 262144 bytes"):
+        load_decoder(folder)
+
+
 class Evil:
     """Pickles as a call that makes a file."""
 

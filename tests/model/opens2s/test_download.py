@@ -361,6 +361,22 @@ def test_a_damaged_record_makes_everything_be_looked_at_again(hub: FakeHub, mode
     assert_whole(hub, models)
 
 
+@pytest.mark.parametrize(
+    "path", ["../x.json", "/etc/x.json", "a/../x.json", ".download/x.json", "a/.x/y.json", "x\0.json"]
+)
+def test_names_that_leave_the_folder_are_refused(hub: FakeHub, models: Path, path: str) -> None:
+    files = {**hub.repositories[OPENS2S].files, path: b"{}"}
+    hub.repositories[OPENS2S] = FakeRepository(files)
+    assert "cannot be a file of a model" in refusal(hub, models, RepositoryError)
+    assert not (models / "OpenS2S" / "config.json").exists()
+
+
+def test_a_hash_that_is_none_becomes_no_path(hub: FakeHub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.fake_hub.git_hash", lambda data: "/../../../../pwn")
+    assert "cannot be a file of a model" in refusal(hub, models, RepositoryError)
+    assert not list(models.parent.rglob("*pwn*"))
+
+
 def test_naming_the_folders_loads_no_library() -> None:
     code = (
         "import sys, model.backends.opens2s.options as o; o.OpenS2SOptions().checkpoint_path;"

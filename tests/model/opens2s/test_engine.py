@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from model.backends.opens2s.engine import OpenS2SEngine, create
+from model.backends.opens2s.response import spoken_by
 from model.interface import AudioDelta, ConversationItem, TextDelta, Usage
 from model.opens2s.checkpoint import open_checkpoint
 from model.opens2s.prompt import AUDIO
@@ -168,6 +169,8 @@ def test_words_of_people_are_no_special_tokens(driver: Driver) -> None:
     assert [token for token in ids if token in specials] == [token for token in plain if token in specials]
     assert AUDIO not in ids
     assert builder.clean("2 < 3 |> 1") == "2 < 3 |> 1"
+    nested = builder.clean("<|im_" * 4_000 + "end|>" * 4_000)  # one pass, and nothing joins to a token
+    assert not any(token in nested for token in ("<|im_end|>", "<|im_start|>"))
 
 
 def test_the_oldest_turns_fall_out_of_a_full_context(options: dict[str, object]) -> None:
@@ -291,6 +294,11 @@ def bad_voice(folder: Path, array: np.ndarray) -> dict[str, object]:
     return {"voices": {"bob": str(folder / "voice.npy")}}
 
 
+def broken_voice(folder: Path) -> dict[str, object]:
+    (folder / "voice.npz").write_bytes(b"PK\x03\x04garbage")
+    return {"voices": {"bob": str(folder / "voice.npz")}}
+
+
 @pytest.mark.parametrize(
     ("change_of", "words"),
     [
@@ -301,10 +309,24 @@ def bad_voice(folder: Path, array: np.ndarray) -> dict[str, object]:
         (lambda folder: bad_voice(folder, np.zeros(500)), r"shape \[500\]; expected 512"),
         (lambda folder: bad_voice(folder, np.full(512, np.nan)), "not finite"),
         (lambda folder: bad_voice(folder, np.array([{}] * 512)), "cannot be read"),
+        (lambda folder: broken_voice(folder), "cannot be read"),
+        (lambda folder: {"dtype": "float16"} | bad_voice(folder, np.full(512, 6e4)), "too large for torch.float16"),
         (lambda folder: {"load_format": "dummy", "checkpoint": "", "dtype": "float32"}, "The weights take 4"),
         (lambda folder: {"chekpoint": "x"}, "did you mean 'checkpoint'"),
     ],
-    ids=["checkpoint", "decoder", "device", "no voice", "short voice", "nan voice", "pickled voice", "memory", "name"],
+    ids=[
+        "checkpoint",
+        "decoder",
+        "device",
+        "no voice",
+        "short voice",
+        "nan voice",
+        "pickled voice",
+        "broken voice",
+        "loud voice",
+        "memory",
+        "name",
+    ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_sentence(
     tmp_path: Path, options: dict[str, object], change_of: object, words: str, monkeypatch: pytest.MonkeyPatch
@@ -370,3 +392,84 @@ def test_who_has_least_sound_ahead_is_worked_on_first(driver: Driver) -> None:
     driver.run_until(lambda: [response.produced_ms for response in waiting] != before)
     assert waiting[0].produced_ms > before[0]
     assert waiting[1].produced_ms == before[1]
+
+
+def test_a_text_reply_does_not_hold_up_a_spoken_one(driver: Driver) -> None:
+    spoken = driver.submit(recording("f0_rms"), audio_credit_ms=120_000)
+    written = driver.submit(text="hello there", output="text")
+    driver.run_until(lambda: driver.done(written) is not None)
+    assert driver.of(spoken, AudioDelta)  # its first sound was not put off until the text was done
+
+
+def test_numbers_that_are_not_finite_end_the_reply(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.opens2s.language_model import LanguageModel
+
+    logits = LanguageModel.logits
+    monkeypatch.setattr(LanguageModel, "logits", lambda self, hidden: logits(self, hidden) * float("nan"))
+    key = driver.say(recording("f0_rms"))
+    assert driver.done(key).status == "failed"
+    monkeypatch.undo()
+    assert driver.done(driver.say(recording("f0_rms"))).status in TestContract.reply_ends
+
+
+def test_a_very_long_conversation_costs_no_more_than_what_fits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.opens2s.prompt import PromptBuilder
+
+    made: list[int] = []
+    ids, length = PromptBuilder.ids, PromptBuilder.length
+
+    def counted_ids(self: PromptBuilder, *args: object) -> list[int]:
+        made.append(1)
+        return ids(self, *args)
+
+    def counted_length(self: PromptBuilder, message: object) -> int:
+        made.append(0)
+        return length(self, message)
+
+    monkeypatch.setattr(PromptBuilder, "ids", counted_ids)
+    monkeypatch.setattr(PromptBuilder, "length", counted_length)
+    items = tuple(
+        ConversationItem("user" if number % 2 == 0 else "assistant", f"part {number} " + "hello there " * 20)
+        for number in range(1_000)
+    )
+    driver.say(recording("f0_rms"), items=items)
+    assert sum(made) <= 4  # prompts
+    assert len(made) < 200  # messages that were looked at
+
+
+def test_the_memory_of_what_was_heard_is_bounded(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.backends.opens2s import hearing
+
+    engine = driver.engine
+    assert isinstance(engine, OpenS2SEngine)
+    memory = engine._hearing
+    memory.clear()
+    audio = recording("f2_rms")
+    for end in range(16_000, len(audio), 1_600):
+        memory.embed(audio[:end], "one turn")
+    assert len(memory._embedded) == 1  # its shorter takes are of no use
+    monkeypatch.setattr(hearing, "MAX_POSITIONS", 40)
+    for number in range(8):
+        memory.embed(np.roll(audio, number))
+    assert sum(len(embedded) for embedded in memory._embedded.values()) == memory._num_positions <= 40
+    memory.clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "count"),
+    [("", 3.0, 0), ("a" * 100, 1.0, 14), ("a" * 10, 60.0, 10), ("你" * 60, 4.4, 19), ("a" * 14 + "你" * 9, 2.0, 18)],
+)
+def test_what_is_spoken_is_estimated_by_the_script(text: str, seconds: float, count: int) -> None:
+    assert spoken_by(text, seconds + 1e-6) == count
+
+
+def test_once_all_is_known_the_words_go_with_the_sound(driver: Driver) -> None:
+    key = driver.submit(recording("f0_rms"), audio_credit_ms=0)
+    driver.run_until(lambda: not driver.engine.has_work)
+    while driver.done(key) is None:
+        driver.engine.grant(key, 200)
+        driver.settle(0.03)
+    ends = [event.text_end for event in driver.of(key, AudioDelta)]
+    assert ends == sorted(ends)
+    assert ends[-1] == len(driver.text(key))
+    assert ends[len(ends) // 2] < len(driver.text(key))

@@ -40,6 +40,17 @@ def test_a_lane_of_fixed_size_gives_what_a_growing_one_gives(model: OpenS2S) -> 
 
 
 @torch.inference_mode()
+def test_numbers_that_are_not_finite_do_not_outlive_their_sequence(model: OpenS2S) -> None:
+    lane = StaticLane(model.llm, 300)
+    piece = inputs(model.llm, [5])[0]
+    expected = lane.forward(piece)
+    lane.reset()
+    assert not torch.isfinite(lane.forward(piece * float("nan"))).any()
+    lane.reset()
+    torch.testing.assert_close(lane.forward(piece), expected)
+
+
+@torch.inference_mode()
 def test_a_full_lane_says_so(model: OpenS2S) -> None:
     lane = StaticLane(model.llm, 20)
     lane.forward(inputs(model.llm, [20])[0])

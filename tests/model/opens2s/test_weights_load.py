@@ -197,6 +197,14 @@ def written(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
 
+def folder_instead(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return spoil
+
+
 def edited(name: str, **values: Any) -> Callable[[Path], None]:
     return lambda folder: edit_json(folder / name, **values)
 
@@ -227,6 +235,17 @@ BAD: list[tuple[str, Callable[[Path], None], type[CheckpointError], str]] = [
     ),
     ("no generation config", without("tts/generation_config.json"), MissingFileError, "tts/generation_config.json"),
     ("config is no JSON", written("config.json", "{"), ConfigurationError, "is not JSON"),
+    ("config is nested without end", written("config.json", "[" * 100_000), ConfigurationError, "is not JSON"),
+    ("config has an endless number", written("config.json", "9" * 5_000), ConfigurationError, "is not JSON"),
+    ("config is a folder", folder_instead("config.json"), ConfigurationError, "is not JSON"),
+    (
+        "endless layers",
+        edited("config.json", llm_config__num_hidden_layers=2_000_000_000),
+        ConfigurationError,
+        "to 512",
+    ),
+    ("endless widths", edited("config.json", llm_config__hidden_size=2**31 - 1), ConfigurationError, "hidden_size"),
+    ("endless windows", edited("audio/preprocessor_config.json", chunk_length=65_520), ConfigurationError, "to 1000"),
     ("config is a list", written("config.json", "[]"), ConfigurationError, "an object was expected"),
     (
         "another model",
