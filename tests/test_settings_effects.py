@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 
 from model.backends.opens2s.options import BOUNDS, CHOICES, OpenS2SOptions
 from model.interface import EngineInfo
-from model.opens2s.download import REPOSITORIES
+from model.opens2s.repositories import REPOSITORIES
 from model.weights import SMART_TURN
 from rtc_server.app.server import create_engine_client
 from rtc_server.calls.call import Call

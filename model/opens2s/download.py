@@ -9,7 +9,6 @@ passed on. Libraries are imported when they are needed, so that naming the folde
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -21,15 +20,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from .errors import FETCH_COMMAND
+from .fetch_errors import (
+    ChecksumError,
+    DiskFullError,
+    LicenceError,
+    NetworkError,
+    NotInstalledError,
+    OfflineError,
+    RepositoryError,
+    disk_errors,
+    hub_errors,
+)
+from .repositories import REPOSITORIES, Repository
 
 INSTALL_COMMAND = "pip install 'rtc-server[opens2s]'"
 RECORD_FILE = ".rtc-server-fetch.json"
 PARTS_FOLDER = ".download"
-DISK_NEEDED = "23 GB"  # 22 GB of bfloat16 weights and 0.5 GB of the decoder
 DISK_MARGIN_BYTES = 1_000_000_000  # a file system that is filled to its end harms others
 TIMEOUT_SECONDS = 30.0  # without any byte; a line that is slow but alive never meets it
 MAX_FAILURES = 6  # breaks of the line in a row without a new byte
@@ -40,100 +50,8 @@ _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, or SHA-256
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """One repository of the hub, and what becomes of it here."""
-
-    names: tuple[str, ...]
-    """Owner and name; the first that exists is taken, since owners rename themselves."""
-    folder: str
-    """Below the models folder."""
-    suffixes: tuple[str, ...]
-    """Of the files that are wanted, besides licence and readme."""
-    last_file: str
-    """Appears when everything else is there: whoever finds it finds a whole folder."""
-    terms: str
-    """What whoever fetches it has to know, in a few lines."""
-
-    def wants(self, path: str) -> bool:
-        name = PurePosixPath(path).name
-        return not name.startswith(".") and name.endswith((*self.suffixes, "LICENSE", "NOTICE", ".md"))
-
-
-CHECKPOINT = Repository(
-    names=("CASIA-LM/OpenS2S",),
-    folder="OpenS2S",
-    suffixes=(".json", ".safetensors", ".txt", ".jinja"),
-    last_file="config.json",
-    terms=(
-        "OpenS2S, the language models (CASIA-LM/OpenS2S): Apache-2.0, as its model card says.\n"
-        "  https://huggingface.co/CASIA-LM/OpenS2S"
-    ),
-)
-DECODER = Repository(
-    names=("THUDM/glm-4-voice-decoder", "zai-org/glm-4-voice-decoder"),
-    folder="glm-4-voice-decoder",
-    suffixes=(".json", ".yaml", ".pt", ".txt"),
-    last_file="config.yaml",
-    terms=(
-        'glm-4-voice-decoder, which makes the sound (THUDM/glm-4-voice-decoder): "The glm-4-voice License".\n'
-        "  Free for academic research. Commercial use needs a registration with Zhipu AI.\n"
-        '  Copies keep the licence and show "Built with glm-4"; names of derived models begin with "glm-4".\n'
-        "  No military and no illegal use. It can be revoked; the law is that of China.\n"
-        "  This is a summary; what counts is the text: https://huggingface.co/THUDM/glm-4-voice-decoder (LICENSE)"
-    ),
-)
-REPOSITORIES = (CHECKPOINT, DECODER)
-
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 """Called with a repository's folder, the bytes of it that are here and its size in bytes."""
-
-
-class FetchError(RuntimeError):
-    """The weights could not be provided. The message is a full sentence that says what to do.
-
-    FetchError
-    ├── NotInstalledError   the hub's library is not installed
-    ├── OfflineError        something is missing and the network may not be used
-    ├── LicenceError        the licences were not accepted
-    ├── NetworkError        the hub could not be reached, broke off or failed
-    ├── RepositoryError     there is no such repository, revision or file, or it is not what it should be
-    ├── AccessError         the hub wants a token, or another one
-    ├── DiskFullError       too little space
-    └── ChecksumError       bytes arrived that are not the hub's; they were thrown away
-    """
-
-
-class NotInstalledError(FetchError):
-    pass
-
-
-class OfflineError(FetchError):
-    pass
-
-
-class LicenceError(FetchError):
-    pass
-
-
-class NetworkError(FetchError):
-    pass
-
-
-class RepositoryError(FetchError):
-    pass
-
-
-class AccessError(FetchError):
-    pass
-
-
-class DiskFullError(FetchError):
-    pass
-
-
-class ChecksumError(FetchError):
-    pass
 
 
 class Fetched(NamedTuple):
@@ -208,12 +126,6 @@ class _Record:
         return bool(self.commit) and is_wanted and all(self.is_unchanged(folder, path) for path in self.files)
 
 
-def terms() -> str:
-    """What has to be shown before the first byte is fetched."""
-    intro = f"Two sets of weights are fetched from the Hugging Face hub; they need {DISK_NEEDED} of disk."
-    return "\n\n".join([intro, *(repository.terms for repository in REPOSITORIES)])
-
-
 def is_accepted(models_dir: Path) -> bool:
     """Both licences were accepted here earlier."""
     return all(_Record.read(models_dir / repository.folder).accepted_at for repository in REPOSITORIES)
@@ -221,7 +133,7 @@ def is_accepted(models_dir: Path) -> bool:
 
 def accept(models_dir: Path) -> None:
     """Record in both folders that the licences were accepted now. Raises FetchError."""
-    with _disk_errors(models_dir):
+    with disk_errors(models_dir):
         for repository in REPOSITORIES:
             record = _Record.read(models_dir / repository.folder)
             record.accepted_at = record.accepted_at or datetime.now(UTC).isoformat(timespec="seconds")
@@ -271,7 +183,7 @@ def fetch(
         raise NotInstalledError(f"huggingface_hub, which fetches the weights, is not installed; `{INSTALL_COMMAND}`.")
     if not is_accepted(models_dir):
         raise LicenceError("The licences of the weights have not been accepted; nothing was fetched.")
-    with _disk_errors(models_dir), _lock(models_dir / ".opens2s.lock", on_waiting):
+    with disk_errors(models_dir), _lock(models_dir / ".opens2s.lock", on_waiting):
         wanted = incomplete(models_dir, revisions)  # another process may have fetched them while we waited
         snapshots = [
             _look_up(
@@ -300,7 +212,7 @@ def _look_up(repository: Repository, revision: str, endpoint: str | None) -> _Sn
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     for name in repository.names:
-        with _hub_errors(name, revision):
+        with hub_errors(name, revision):
             try:
                 info = HfApi(endpoint=endpoint).model_info(
                     name, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
@@ -402,7 +314,7 @@ def _fetch_file(
     part, target = _part(folder, file), folder / file.path
     part.parent.mkdir(parents=True, exist_ok=True)
     part.touch()
-    with _hub_errors(snapshot.name, snapshot.revision):
+    with hub_errors(snapshot.name, snapshot.revision):
         _receive_all(snapshot, file, part, endpoint, show)
     if not _is_good(part, file):
         part.unlink()
@@ -503,72 +415,3 @@ def _lock(path: Path, on_waiting: Callable[[], None] | None) -> Iterator[None]:
                 on_waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-# --- errors of others, in our words
-
-
-@contextmanager
-def _disk_errors(models_dir: Path) -> Iterator[None]:
-    try:
-        models_dir.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"The disk of {models_dir} is full; what arrived is kept. Make room and run `{FETCH_COMMAND}` again."
-            ) from error
-        raise FetchError(f"{error.filename or models_dir} cannot be written: {error.strerror or error}.") from error
-
-
-@contextmanager
-def _hub_errors(name: str, revision: str) -> Iterator[None]:
-    """The hub's errors as ours; errors of the disk pass."""
-    import httpx2
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise OfflineError(f"{name} cannot be fetched: HF_HUB_OFFLINE switches the network off; unset it.") from error
-    except RevisionNotFoundError as error:
-        raise RepositoryError(
-            f"{name} has no revision {revision!r}; see its page on the hub for those it has."
-        ) from error
-    except GatedRepoError as error:
-        raise AccessError(
-            f"{name} is only for those whom its owners admit: ask for access on its page on the hub, then "
-            "`hf auth login`, or set HF_TOKEN."
-        ) from error
-    except RepositoryNotFoundError as error:
-        if error.response.status_code == 404:
-            raise RepositoryError(f"The hub has no repository {name}; check HF_ENDPOINT.") from error
-        raise AccessError(
-            f"The hub does not show {name} to you: it is gone, or needs a token (`hf auth login`, or HF_TOKEN)."
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 404:
-            raise RepositoryError(
-                f"{name} lists a file that the hub does not have; run `{FETCH_COMMAND}` again."
-            ) from error
-        if status in (401, 403):
-            raise AccessError(
-                f"The hub refuses access to {name} (status {status}); check the token (`hf auth login`, or HF_TOKEN)."
-            ) from error
-        raise NetworkError(
-            f"The hub failed to give {name} (status {status}). Run `{FETCH_COMMAND}` again later; what arrived is kept."
-        ) from error
-    except httpx2.HTTPError as error:
-        raise NetworkError(
-            f"{name} could not be fetched: {error or type(error).__name__}. Check the network and run "
-            f"`{FETCH_COMMAND}` again; what arrived is kept."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:  # a login page instead of the hub, for example
-        raise NetworkError(f"The answer about {name} is not the hub's; check HF_ENDPOINT and the network.") from error

@@ -172,7 +172,9 @@ def _fetch_embedded(settings: Settings) -> None:
 
 
 def _fetch_opens2s(settings: Settings, yes: bool, revision: str | None, decoder_revision: str | None) -> None:
-    from model.opens2s.download import CHECKPOINT, DECODER, FetchError, accept, fetch, incomplete, is_accepted
+    from model.opens2s.download import accept, fetch, incomplete, is_accepted
+    from model.opens2s.fetch_errors import FetchError
+    from model.opens2s.repositories import CHECKPOINT, DECODER
     from model.weights import WeightsError
 
     folder = models_folder(settings)
@@ -209,7 +211,8 @@ def _fetch_opens2s(settings: Settings, yes: bool, revision: str | None, decoder_
 
 def _ask_for_licences(yes: bool) -> None:
     """Show both licences and have them accepted. Raises LicenceError."""
-    from model.opens2s.download import LicenceError, terms
+    from model.opens2s.fetch_errors import LicenceError
+    from model.opens2s.repositories import terms
 
     err().print(terms(), markup=False, soft_wrap=True)
     if yes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.backends.options import read_options
-from model.opens2s.download import CHECKPOINT, DECODER
+from model.opens2s.repositories import CHECKPOINT, DECODER
 from model.weights import default_models_dir
 
 CHOICES = {

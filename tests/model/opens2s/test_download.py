@@ -17,24 +17,18 @@ import pytest
 from huggingface_hub import constants
 
 from model.opens2s import download
-from model.opens2s.download import (
-    CHECKPOINT,
-    DECODER,
+from model.opens2s.download import Fetched, accept, fetch, incomplete, is_accepted
+from model.opens2s.fetch_errors import (
     AccessError,
     ChecksumError,
     DiskFullError,
-    Fetched,
     FetchError,
     LicenceError,
     NetworkError,
     OfflineError,
     RepositoryError,
-    accept,
-    fetch,
-    incomplete,
-    is_accepted,
-    terms,
 )
+from model.opens2s.repositories import CHECKPOINT, DECODER, terms
 from tests.support.fake_hub import FakeHub, FakeRepository, running_hub
 from tests.support.opens2s_fixtures import BUNDLED
 
