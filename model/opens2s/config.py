@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +113,8 @@ QWEN3_8B = LanguageModelConfig(
     has_qk_norm=True,
     has_qkv_bias=False,
 )
-QWEN3_1_7B = LanguageModelConfig(
-    vocab_size=168_053,
-    hidden_size=2048,
-    intermediate_size=6144,
-    num_layers=28,
-    num_heads=16,
-    num_kv_heads=8,
-    head_dim=128,
-    rms_norm_eps=1e-6,
-    rope_theta=1e6,
-    max_positions=40_960,
-    is_tied=False,
-    has_qk_norm=True,
-    has_qkv_bias=False,
+QWEN3_1_7B = replace(
+    QWEN3_8B, vocab_size=168_053, hidden_size=2048, intermediate_size=6144, num_layers=28, num_heads=16
 )
 RELEASED = OpenS2SConfig(AudioEncoderConfig(), QWEN3_8B, QWEN3_1_7B)
 """What the released checkpoint is known to be; used for dummy weights, and compared with by `models verify`."""

@@ -232,7 +232,7 @@ def verify_models(
         Path | None,
         typer.Argument(
             metavar="DIR",
-            help="Folder of an OpenS2S checkpoint; without it, the embedded models.",
+            help="Folder of an OpenS2S checkpoint or of its decoder; without it, the embedded models.",
             exists=True,
             file_okay=False,
         ),
@@ -240,7 +240,7 @@ def verify_models(
     config: ConfigOption = None,
     models_dir: ModelsDirOption = None,
 ) -> None:
-    """Check every file against its SHA-256, or a checkpoint of your own; exit code 1 if one is missing or damaged."""
+    """Check the embedded models by their SHA-256, or tell what a folder of OpenS2S holds; exit code 1 if not good."""
     from model.weights import CATALOGUE, verify
 
     if checkpoint is not None:
