@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -197,20 +197,11 @@ class Conversation:
         """The model asked for this function call."""
         return any(isinstance(item, FunctionCall) and item.call_id == call_id for item in self._items)
 
-    def history(self) -> tuple[HistoryItem, ...]:
-        """What the engine is told, oldest first."""
-        return history_of(self._items)
-
     def _index(self, item_id: str, param: str) -> int:
         for index, item in enumerate(self._items):
             if item.item_id == item_id:
                 return index
         raise ProtocolError("item_not_found", f"There is no item '{item_id}'.", param=param)
-
-
-def history_of(items: Iterable[AnyItem]) -> tuple[HistoryItem, ...]:
-    """Items as the engine is told of them: every one that has words."""
-    return tuple(told for item in items if (told := item.for_engine()) is not None)
 
 
 class AudioArchive:

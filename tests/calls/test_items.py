@@ -17,6 +17,7 @@ from model.interface import (
     Transcript,
     TranscriptDelta,
 )
+from rtc_server.calls.contexts import engine_history
 from tests.support.client_words import asked, errors, text_item
 from tests.support.virtual_call import RATE, VirtualCall, tone
 
@@ -216,7 +217,7 @@ def test_without_transcription_no_transcript_is_sent_but_the_words_are_known() -
     call.be_quiet(500)
     call.answer(transcript="Hello.")
     assert not [kind for kind in call.kinds() if "transcription" in kind]
-    assert call.core.conversation.history()[0] == ConversationItem("user", "Hello.")
+    assert engine_history(call.core.conversation, {}, None, ())[0] == ConversationItem("user", "Hello.")
 
 
 def test_a_backend_without_recognition_says_so() -> None:

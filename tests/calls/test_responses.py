@@ -16,6 +16,7 @@ from model.interface import (
     ToolCallItem,
     ToolResultItem,
 )
+from rtc_server.calls.contexts import engine_history
 from tests.support.client_words import asked, errors, text_item
 from tests.support.virtual_call import RATE, VirtualCall, tone
 
@@ -145,7 +146,9 @@ def test_a_voice_ends_a_call_whose_arguments_are_being_written() -> None:
     assert done["status"] == "cancelled"
     assert done["output"][0]["status"] == "incomplete"
     assert not call.sent("response.function_call_arguments.done")
-    assert call.core.conversation.history() == (ConversationItem("user", "Hello."),), "half a call is not told"
+    assert engine_history(call.core.conversation, {}, None, ()) == (ConversationItem("user", "Hello."),), (
+        "half a call is not told"
+    )
 
 
 # --- out of band

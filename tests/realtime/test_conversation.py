@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtc_server.calls.contexts import engine_history
 from rtc_server.errors import ProtocolError
 from rtc_server.realtime.conversation import MAX_ITEMS, Conversation, Item, heard_text
 
@@ -39,7 +40,7 @@ def test_the_engine_is_told_only_items_with_words() -> None:
     conversation.append(user("a", "Hi."))
     conversation.append(Item("b", "assistant", "output_audio", "", "incomplete"))
     conversation.append(user("c", ""))
-    assert [(item.role, item.text) for item in conversation.history()] == [("user", "Hi.")]
+    assert [(item.role, item.text) for item in engine_history(conversation, {}, None, ())] == [("user", "Hi.")]
 
 
 def test_a_long_call_forgets_its_oldest_items() -> None:
