@@ -8,35 +8,61 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Shapes: TypeAlias = tuple[tuple[tuple[int, ...], torch.dtype], ...]
+Result = TypeVar("Result", bound=Tensor | tuple[Tensor, ...])
+
+
+class GraphPool:
+    """Device memory that several recordings work in, one after the other, instead of each in its own.
+
+    A replay may overwrite what any other replay of the pool left in it. `RecordedFunction` copies its results out right
+    after each replay, so that sharing is safe as long as all functions of a pool run on one CUDA stream. Recording the
+    largest shapes first needs the least memory. Works without a GPU, where nothing is recorded."""
+
+    def __init__(self) -> None:
+        self._handle: torch.cuda._POOL_HANDLE | None = None
+
+    def handle(self) -> torch.cuda._POOL_HANDLE:
+        """What `torch.cuda.graph` takes; made by the first call, which needs a GPU."""
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
 
 
 @dataclass(frozen=True, slots=True)
-class _Recording:
+class _Recording(Generic[Result]):
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
-    output: Tensor
+    result: Result
 
 
-class RecordedFunction:
-    """A function of tensors that returns one tensor, and what was recorded of it.
+class RecordedFunction(Generic[Result]):
+    """A function of tensors that returns one tensor or a plain tuple of them, and what was recorded of it.
 
-    It must wait for nothing and keep no state but in tensors that live as long as it does. Not for several threads."""
+    It must wait for nothing and keep no state but in tensors that live as long as it does. Not for several threads, nor
+    for several CUDA streams at a time; with a `pool` that holds for all functions that share it."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Result], pool: GraphPool | None = None) -> None:
+        """Without a `pool` every recording keeps memory of its own."""
         self._function = function
-        self._recordings: dict[Shapes, _Recording] = {}
+        self._pool = pool
+        self._recordings: dict[Shapes, _Recording[Result]] = {}
         self.num_replays = 0
         """Calls that were answered by a recording."""
 
     @property
     def num_recordings(self) -> int:
         return len(self._recordings)
+
+    @property
+    def first_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of the first input of each recording."""
+        return [shapes[0][0] for shapes in self._recordings]
 
     @torch.inference_mode()
     def record(self, *inputs: Tensor) -> bool:
@@ -53,13 +79,13 @@ class RecordedFunction:
             self._function(*held)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self._function(*held)
-        self._recordings[key] = _Recording(graph, held, output)
+        with torch.cuda.graph(graph, pool=self._pool.handle() if self._pool is not None else None):
+            result = self._function(*held)
+        self._recordings[key] = _Recording(graph, held, result)
         return True
 
     @torch.inference_mode()
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Result:
         """The function's result; a copy where it was replayed, so that the next call does not change it."""
         recording = self._recordings.get(_shapes(inputs)) if self._recordings else None
         if recording is None:
@@ -68,7 +94,13 @@ class RecordedFunction:
             held.copy_(given)
         recording.graph.replay()
         self.num_replays += 1
-        return recording.output.clone()
+        return _copy(recording.result)
+
+
+def _copy(result: Result) -> Result:
+    if isinstance(result, Tensor):
+        return cast(Result, result.clone())
+    return cast(Result, tuple(tensor.clone() for tensor in result))
 
 
 def _shapes(inputs: tuple[Tensor, ...]) -> Shapes:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .blend import Blend
 from .config import DecoderConfig
 from .fixed_noise import FixedNoise
 from .flow import Flow
 from .source import SourceDraws
+from .transfer import to_device
 from .vocoder import Vocoder
 
 SEED = 42  # with which the reference seeds the flow's noise before every call
+PHASE_SEED = 0
 FLOW_NOISE_FRAMES = 4096  # 48 s, after which the noise repeats: 1.3 MB
 SOURCE_NOISE_SAMPLES = 1 << 17  # 6 s: 4.7 MB
 
@@ -32,12 +37,19 @@ class Decoder:
     """Start of the flow's ODE, by mel frame of a live reply."""
     source_noise: FixedNoise = field(init=False)
     """Noise of the vocoder's harmonics, by sample of a live reply."""
+    source_phase: Tensor = field(init=False)
+    """[1, num_harmonics] with which the harmonics of every live reply start."""
+    blend: Blend = field(init=False)
+    """Joins the pieces of live replies."""
 
     def __post_init__(self) -> None:
         flow, vocoder, device = self.config.flow, self.config.vocoder, self.device
         object.__setattr__(self, "flow_noise", FixedNoise(flow.output_size, FLOW_NOISE_FRAMES, SEED, device))
         noise = FixedNoise(vocoder.num_harmonics, SOURCE_NOISE_SAMPLES, SEED, device)
         object.__setattr__(self, "source_noise", noise)
+        phase = SourceDraws.draw(vocoder, 0, torch.Generator().manual_seed(PHASE_SEED)).phase
+        object.__setattr__(self, "source_phase", phase.to(device))
+        object.__setattr__(self, "blend", Blend(device))
         self.flow.eval().requires_grad_(False)
         self.vocoder.eval().requires_grad_(False)
         self.flow.decoder.estimator.fuse()
@@ -109,18 +121,24 @@ class Decoder:
             source = torch.cat((cached_source, source[:, cached_source.shape[1] :]), 1)
         return self.vocoder(mel, source), source
 
-    def record(self, flow_frames: Iterable[int], vocoder_frames: Iterable[int]) -> None:
-        """Record the ODE's step and the vocoder for windows of these lengths (`live_window.usual_lengths`), so that
-        live pieces of them are replayed. Does nothing without a GPU."""
-        for frames in flow_frames:
-            self.flow.decoder.record(frames)
-        for frames in vocoder_frames:
-            self.vocoder.record(frames)
+    def record(self, flow_frames: Iterable[int], vocoder_frames: Iterable[int], batches: Iterable[int] = (1,)) -> None:
+        """Record the ODE's step and the vocoder for windows of these lengths (`live_window.usual_lengths`), each for
+        these numbers of pieces at once, so that live pieces of them are replayed. Does nothing without a GPU.
+
+        Other numbers of pieces are filled up to the next size or split (batches.py). All recordings work in one pool
+        of memory, for which all decoding must happen on one CUDA stream at a time.
+        """
+        # The largest first, in whose memory the smaller ones then find room.
+        sizes = list(batches)
+        for frames, batch in sorted(product(flow_frames, sizes), key=prod, reverse=True):
+            self.flow.decoder.record(frames, batch)
+        for frames, batch in sorted(product(vocoder_frames, sizes), key=prod, reverse=True):
+            self.vocoder.record(frames, batch)
 
     def tensor(self, codes: Sequence[int]) -> Tensor:
         """int64 [1, N] on the device. Raises ValueError for a code that is no speech token."""
         self.check(codes)
-        return torch.tensor([list(codes)], dtype=torch.int64).to(self.device)
+        return to_device(codes, torch.int64, self.device)[None]
 
     def check(self, codes: Sequence[int]) -> None:
         """Raises ValueError for a code that is no speech token."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.graphs import RecordedFunction
+from model.graphs import GraphPool, RecordedFunction
 
 from .block_encoder import BlockEncoder, EncoderCache
 from .config import FlowConfig
@@ -24,7 +24,8 @@ ODE_STEPS = 10  # of the reference
 
 
 class Flow(nn.Module):
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig, pool: GraphPool | None = None) -> None:
+        """`pool` is what recordings work in; see `Decoder.record`."""
         super().__init__()
         self.config = config
         self.input_embedding = nn.Embedding(config.vocab_size, config.input_size)
@@ -32,7 +33,7 @@ class Flow(nn.Module):
         self.encoder = BlockEncoder(config.encoder)
         self.encoder_proj = nn.Linear(config.encoder.output_size, config.output_size)
         self.length_regulator = LengthRegulator(config.output_size, config.regulator_layers)
-        self.decoder = FlowMatching(config)
+        self.decoder = FlowMatching(config, pool)
 
     def encode(self, codes: Tensor, cache: EncoderCache) -> tuple[Tensor, EncoderCache]:
         """codes [B, n] int64, those after the complete blocks in `cache` → [B, n, mel bins] and the next cache."""
@@ -64,12 +65,12 @@ class Flow(nn.Module):
 class FlowMatching(nn.Module):
     """The ODE from noise to mel, with classifier-free guidance."""
 
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig, pool: GraphPool | None = None) -> None:
         super().__init__()
         self._guidance = config.guidance
         self.estimator = Estimator(config.estimator)
         self._schedules: dict[tuple[int, torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        self.advance = RecordedFunction(self._advance)
+        self.advance = RecordedFunction(self._advance, pool)
         """One step of the ODE; see `_advance`. Plain calls, or recordings where somebody made them."""
 
     def solve(
@@ -94,13 +95,17 @@ class FlowMatching(nn.Module):
         return x
 
     def record(self, frames: int, batch: int = 1) -> bool:
-        """Record a step for mels of `frames` frames. False where there is no GPU, or it exists already."""
+        """Record a step for `batch` mels of `frames` frames. False where there is no GPU, or it exists already."""
         weight = self.estimator.final_proj.weight
         bins = weight.shape[0]
         x = torch.zeros((batch, bins, frames), device=weight.device)
         conditions = torch.zeros((2 * batch, 3 * bins, frames), device=weight.device, dtype=weight.dtype)
         times, lengths = self._schedule(ODE_STEPS, weight.device)
         return self.advance.record(x, conditions, times[0], lengths[0])
+
+    def recorded_batches(self, frames: int) -> set[int]:
+        """Batch sizes for which a step of `frames` frames is recorded."""
+        return {batch for batch, _, length in self.advance.first_shapes if length == frames}
 
     def _advance(self, x: Tensor, conditions: Tensor, time: Tensor, length: Tensor) -> Tensor:
         """State x [B, mel bins, T] float32 → the next one. conditions [2B, 3 · mel bins, T]; time [1, time_size] of

@@ -21,7 +21,7 @@ class SourceDraws:
     """What the reference draws at random for every call."""
 
     phase: Tensor
-    """[B, num_harmonics] start phases in radians, uniform in -pi..pi; that of the fundamental is taken as zero."""
+    """[1 or B, num_harmonics] start phases in radians, uniform in -pi..pi; that of the fundamental is taken as zero."""
     noise: Tensor
     """[B, num_harmonics, samples] standard normal."""
 

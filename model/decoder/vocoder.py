@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.graphs import RecordedFunction
+from model.graphs import GraphPool, RecordedFunction
 
 from .config import VocoderConfig
 from .fourier import istft, stft
@@ -23,7 +23,8 @@ FLOAT32_PARTS = ("f0_predictor", "m_source")
 
 
 class Vocoder(nn.Module):
-    def __init__(self, config: VocoderConfig) -> None:
+    def __init__(self, config: VocoderConfig, pool: GraphPool | None = None) -> None:
+        """`pool` is what recordings work in; see `Decoder.record`."""
         super().__init__()
         self.config = config
         bins = config.n_fft + 2  # real and imaginary parts
@@ -47,14 +48,18 @@ class Vocoder(nn.Module):
                 for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True)
             )
         self.conv_post = nn.Conv1d(width, bins, 7, padding=3)
-        self.voice = RecordedFunction(self.forward)
+        self.voice = RecordedFunction(self.forward, pool)
         """`forward`, or recordings of it where somebody made them."""
 
-    def record(self, frames: int) -> bool:
-        """Record `forward` for one mel of `frames` frames. False where there is no GPU, or it exists already."""
+    def record(self, frames: int, batch: int = 1) -> bool:
+        """Record `forward` for `batch` mels of `frames` frames. False where there is no GPU, or it exists already."""
         device, config = self.conv_pre.weight.device, self.config
-        mel = torch.zeros((1, config.in_channels, frames), device=device)
-        return self.voice.record(mel, torch.zeros((1, frames * config.frame_samples), device=device))
+        mel = torch.zeros((batch, config.in_channels, frames), device=device)
+        return self.voice.record(mel, torch.zeros((batch, frames * config.frame_samples), device=device))
+
+    def recorded_batches(self, frames: int) -> set[int]:
+        """Batch sizes for which `forward` is recorded for mels of `frames` frames."""
+        return {batch for batch, _, length in self.voice.first_shapes if length == frames}
 
     def predict_f0(self, mel: Tensor) -> Tensor:
         """mel [B, mel bins, T] → fundamental frequency [B, T] in Hz, float32."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.graphs import GraphPool
+
 from .config import RELEASED, DecoderConfig
 from .config_file import read_config
 from .decoder import Decoder
@@ -42,8 +44,9 @@ def load_decoder(folder: Path, device: torch.device | str = "cpu", dtype: torch.
 
 def build(config: DecoderConfig, device: torch.device | str = "meta") -> tuple[Flow, Vocoder]:
     """Both modules with weights as torch initialises them; on "meta" they take no memory and no time."""
+    pool = GraphPool()  # one for both: a piece goes through them one after the other
     with torch.device(device):
-        return Flow(config.flow), Vocoder(config.vocoder)
+        return Flow(config.flow, pool), Vocoder(config.vocoder, pool)
 
 
 def checkpoint_shapes(module: Flow | Vocoder) -> dict[str, tuple[int, ...]]:
