@@ -15,7 +15,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.errors": (),
     "rtc_server.metrics": (),
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
-    "rtc_server.config": ("rtc_server.errors", "rtc_server.paths"),
+    "rtc_server.config": ("rtc_server.config", "rtc_server.errors", "rtc_server.paths"),
     "rtc_server.logs": ("rtc_server.config",),
     "rtc_server.limits": (),
     "rtc_server.keys": ("rtc_server.config", "rtc_server.errors"),
