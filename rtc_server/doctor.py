@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,15 @@ from rtc_server import certs
 from rtc_server.config import Settings
 from rtc_server.errors import CertificateError, ConfigError
 from rtc_server.exposure import exposure
+from rtc_server.scheduling import (
+    Scheduling,
+    engine_environment,
+    engine_scheduling,
+    media_scheduling,
+    ranges,
+    try_out,
+    unused_media_settings,
+)
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -37,6 +46,9 @@ NATIVE_TIMEOUT_SECONDS = 60.0  # a cold disk; beyond it the import hangs
 FILES_BASE = 128  # listening sockets, pipes, libraries and log files of an idle server
 FILES_PER_CALL = 16  # one UDP socket per address and ICE component, with room to spare
 MIN_MEMORY_BYTES = 1_000_000_000  # the embedded models take 0.6 GB
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
+REALTIME_RUNTIME = Path("/proc/sys/kernel/sched_rt_runtime_us")  # microseconds of each second; -1 = no limit
 EARLIEST_YEAR = 2026  # this program is not older, so an earlier clock is wrong
 
 NATIVE_MODULES = {
@@ -84,6 +96,8 @@ def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...])
         lambda: check_udp(settings),
         check_clock,
         lambda: check_limits(settings.server.max_calls),
+        lambda: check_scheduling(settings),
+        lambda: check_shared_cpus(settings),
         check_machine,
     )
     for check in checks:
@@ -322,6 +336,76 @@ def check_limits(max_calls: int) -> Iterator[Finding]:
     can_raise = hard == resource.RLIM_INFINITY or hard >= wanted
     how = f"Run `ulimit -n {wanted}` first" if can_raise else "Raise the limit (limits.conf, LimitNOFILE=)"
     yield Finding("open files", "warn", f"{limit} allowed, {max_calls} calls may need {wanted}.", f"{how}.")
+
+
+def check_scheduling(settings: Settings) -> Iterator[Finding]:
+    """What the system will do of what the settings ask for each kind of process; tried in child processes."""
+    workers = settings.server.media_workers
+    if unused := unused_media_settings(settings):
+        detail = f"Without media workers these do nothing: {', '.join(unused)}."
+        yield Finding("media scheduling", "warn", detail, "Set server.media_workers to 1 or more.")
+    elif workers:
+        cpus = settings.server.media_cpu_affinity[:workers]
+        request = replace(media_scheduling(settings, 0), cpus=cpus)
+        notes = ["one CPU for each worker"] if len(cpus) > 1 else []
+        if request.nice and _text(AUTOGROUP) == "1":
+            notes.append("the nice counts within the server's session only (kernel.sched_autogroup_enabled)")
+        yield _scheduling("media scheduling", request, "; ".join(notes))
+    if settings.engine.isolation == "process":
+        wanted = engine_environment(settings)
+        parts = [f"{name}={os.environ.get(name, value)}" for name, value in wanted.items()]
+        if overruled := ", ".join(sorted(wanted.keys() & os.environ)):
+            parts.append(f"your environment decides {overruled}")
+        parts.append(f"the system's huge pages: {_huge_pages_mode()}")
+        yield _scheduling("engine scheduling", engine_scheduling(settings), "; ".join(parts))
+    if settings.system.executor_cpu_affinity:
+        yield _scheduling("thread scheduling", Scheduling(settings.system.executor_cpu_affinity))
+
+
+def _scheduling(name: str, request: Scheduling, more: str = "") -> Finding:
+    outcome = try_out(request)
+    done = outcome.applied or (() if outcome.refused else ("nothing asked for",))
+    refused = [f"{refusal.wanted} refused: {refusal.reason}" for refusal in outcome.refused]
+    detail = "; ".join(part for part in (*done, more, *refused) if part) + "."
+    advice = " ".join(refusal.advice for refusal in outcome.refused)
+    return Finding(name, "warn" if refused else "ok", detail[0].upper() + detail[1:], advice)
+
+
+def _huge_pages_mode() -> str:
+    """The word in brackets: "always", "madvise" or "never"."""
+    return _text(HUGE_PAGES).partition("[")[2].partition("]")[0] or "none"
+
+
+def check_shared_cpus(settings: Settings) -> Iterator[Finding]:
+    """Media stays punctual beside the engine, and leaves it something."""
+    workers, engine = settings.server.media_workers, settings.engine
+    if not workers or engine.isolation != "process" or not hasattr(os, "sched_getaffinity"):
+        return
+    there = os.sched_getaffinity(0)
+    media = set(settings.server.media_cpu_affinity[:workers]) or there
+    shared = media & (set(engine.cpu_affinity) or there)
+    is_realtime = settings.system.media_realtime_priority > 0
+    if not shared:
+        yield Finding("shared CPUs", "ok", "Media and engine have CPUs of their own.")
+    elif is_realtime and not (set(engine.cpu_affinity) or there) - media and workers >= len(media):
+        detail = f"The engine has CPUs {ranges(shared)} only while real-time media workers sleep on them."
+        advice = "Keep a CPU free of media: server.media_cpu_affinity, or fewer server.media_workers."
+        yield Finding("shared CPUs", "warn", detail, advice)
+    elif not is_realtime and engine.nice <= settings.system.media_nice:
+        detail = f"Media and engine share CPUs {ranges(shared)} with equal rights."
+        yield Finding("shared CPUs", "warn", detail, "Set engine.nice to 5, or give each CPUs of its own.")
+    else:
+        yield Finding("shared CPUs", "ok", f"Media goes before the engine on CPUs {ranges(shared)}.")
+    if is_realtime and _text(REALTIME_RUNTIME) == "-1":
+        detail = "The kernel does not limit real-time threads; one that spins would take its CPU for good."
+        yield Finding("real time", "warn", detail, "Run `sysctl kernel.sched_rt_runtime_us=950000`.")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def check_machine() -> Iterator[Finding]:

@@ -10,11 +10,9 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from rtc_server.config import LoggingSection
+from typing import Protocol, TextIO
 
 MAX_VALUE_CHARS = 200
 """Longer values are cut: a log line is for finding things, not for keeping them."""
@@ -30,11 +28,30 @@ CONTENT_FIELDS = frozenset(
 QUIET_LOGGERS = ("aioice", "aiortc", "aiohttp.access", "asyncio")
 """Libraries whose INFO lines describe every ICE check or request; they speak up from WARNING on."""
 
+
+class LogSettings(Protocol):
+    """What the section `logging` has, and `LogStyle`."""
+
+    @property
+    def level(self) -> str: ...
+
+    @property
+    def format(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogStyle:
+    """Level and format for a process that does not load the settings."""
+
+    level: str = "warning"
+    format: str = "text"
+
+
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _HANDLER_NAME = "rtc-server"
 
 
-def configure(settings: LoggingSection, stream: TextIO | None = None) -> None:
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Send all logs of this process to `stream` (standard error by default).
 
     Call it again to change level or format; handlers installed by others are left alone.

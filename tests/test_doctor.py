@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import sys
@@ -14,6 +15,7 @@ from model.weights import CATALOGUE, SILERO_VAD
 from rtc_server import certs, doctor
 from rtc_server.config import Settings
 from rtc_server.doctor import Finding
+from rtc_server.scheduling import Outcome, Refusal
 
 NEEDED = tuple(weight for weight in CATALOGUE if weight.name == SILERO_VAD)
 
@@ -135,6 +137,112 @@ def test_a_driver_that_does_not_answer_is_a_warning(tmp_path: Path, monkeypatch:
 def test_a_python_that_is_not_supported_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
     assert only(doctor.check_python()).status == "fail"
+
+
+# --- how the system runs it
+
+
+def scheduling_findings(**sections: dict[str, object]) -> dict[str, Finding]:
+    given = settings(**sections)
+    return {finding.name: finding for finding in (*doctor.check_scheduling(given), *doctor.check_shared_cpus(given))}
+
+
+def test_what_would_be_applied_is_told_for_each_kind_of_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "backend:native")
+    monkeypatch.setattr(doctor, "AUTOGROUP", Path("/nowhere"))
+    system = {"engine_cuda_expandable_segments": True, "engine_returns_memory": True, "engine_huge_pages": False}
+    cpu = min(os.sched_getaffinity(0))
+    before = (os.sched_getaffinity(0), os.nice(0))
+    found = scheduling_findings(
+        system={**system, "executor_cpu_affinity": [cpu], "media_nice": 2}, engine={"nice": 6, "cpu_affinity": [cpu]}
+    )
+    assert {finding.status for finding in found.values()} == {"ok"}
+    assert found["media scheduling"].detail == f"Nice {os.nice(0) + 2}."
+    assert found["thread scheduling"].detail == f"CPUs {cpu}."
+    engine = found["engine scheduling"].detail
+    assert engine.startswith(f"CPUs {cpu}; nice {os.nice(0) + 6}; no huge pages; MALLOC_TRIM_THRESHOLD_=131072;")
+    assert "your environment decides PYTORCH_ALLOC_CONF" in engine
+    assert (os.sched_getaffinity(0), os.nice(0)) == before  # looking changes nothing
+
+
+def test_the_mode_of_huge_pages_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HUGE_PAGES", tmp_path / "enabled")
+    assert "the system's huge pages: none" in scheduling_findings()["engine scheduling"].detail
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    assert "the system's huge pages: madvise" in scheduling_findings()["engine scheduling"].detail
+
+
+def test_where_a_nice_counts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "AUTOGROUP", tmp_path / "enabled")
+    (tmp_path / "enabled").write_text("1\n")
+    assert (
+        "within the server's session only" in scheduling_findings(system={"media_nice": 1})["media scheduling"].detail
+    )
+    assert "session" not in scheduling_findings()["media scheduling"].detail
+
+
+def test_what_cannot_be_applied_is_a_warning_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = Refusal("SCHED_FIFO 10", "not permitted (RLIMIT_RTPRIO)", "Give it CAP_SYS_NICE.")
+    monkeypatch.setattr(doctor, "AUTOGROUP", Path("/nowhere"))
+    monkeypatch.setattr(doctor, "try_out", lambda request: Outcome(("nice -5",), (refusal,)))
+    finding = scheduling_findings(system={"media_nice": -5, "media_realtime_priority": 10})["media scheduling"]
+    assert finding.status == "warn"
+    assert finding.detail == "Nice -5; SCHED_FIFO 10 refused: not permitted (RLIMIT_RTPRIO)."
+    assert finding.advice == "Give it CAP_SYS_NICE."
+
+
+def test_cpus_that_are_not_there_are_a_warning() -> None:
+    found = scheduling_findings(
+        server={"media_workers": 2, "media_cpu_affinity": [4000, 4001, 4002]},
+        system={"executor_cpu_affinity": [4000]},
+        engine={"cpu_affinity": [4000]},
+    )
+    assert "CPUs 4000-4001 are not there" in found["media scheduling"].detail  # what two workers use
+    for name in ("media scheduling", "engine scheduling", "thread scheduling"):
+        assert found[name].status == "warn", name
+
+
+def test_settings_of_media_workers_do_nothing_without_any() -> None:
+    finding = scheduling_findings(server={"media_workers": 0}, system={"media_nice": -5})["media scheduling"]
+    assert finding.status == "warn"
+    assert "system.media_nice" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("sections", "status", "said"),
+    [
+        ({}, "ok", "Media goes before the engine on CPUs 0-3"),
+        ({"engine": {"nice": 0}}, "warn", "share CPUs 0-3 with equal rights"),
+        ({"engine": {"nice": 0}, "system": {"media_nice": -5}}, "ok", "before the engine"),
+        ({"server": {"media_cpu_affinity": [0, 1, 2, 3], "media_workers": 2}}, "ok", "on CPUs 0-1"),
+        (
+            {"server": {"media_cpu_affinity": [0]}, "engine": {"cpu_affinity": [1, 2, 3], "nice": 0}},
+            "ok",
+            "CPUs of their own",
+        ),
+        (
+            {"server": {"media_workers": 4}, "system": {"media_realtime_priority": 10}},
+            "warn",
+            "only while real-time media workers sleep",
+        ),
+        ({"server": {"media_workers": 3}, "system": {"media_realtime_priority": 10}}, "ok", "before the engine"),
+    ],
+)
+def test_who_shares_cpus_is_told(
+    sections: dict[str, dict[str, object]], status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    (finding, *_) = doctor.check_shared_cpus(settings(**sections))
+    assert finding.status == status
+    assert said in finding.detail
+
+
+def test_real_time_without_the_kernels_limit_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "REALTIME_RUNTIME", tmp_path / "runtime")
+    (tmp_path / "runtime").write_text("-1\n")
+    assert "real time" not in scheduling_findings()
+    finding = scheduling_findings(system={"media_realtime_priority": 1})["real time"]
+    assert (finding.status, "sched_rt_runtime_us" in finding.advice) == ("warn", True)
 
 
 # --- who may use it

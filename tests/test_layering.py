@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = ("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths")
+COMMON = (
+    *("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths"),
+    "rtc_server.scheduling",
+)
 
 LAYERS: dict[str, tuple[str, ...]] = {
     # the words that everybody shares
@@ -16,7 +19,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.metrics": (),
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
     "rtc_server.config": ("rtc_server.config", "rtc_server.errors", "rtc_server.paths"),
-    "rtc_server.logs": ("rtc_server.config",),
+    "rtc_server.logs": (),
+    "rtc_server.scheduling": ("rtc_server.config",),  # only as a type
     "rtc_server.limits": (),
     "rtc_server.keys": ("rtc_server.config", "rtc_server.errors"),
     "rtc_server.exposure": ("rtc_server.keys", "rtc_server.config", "rtc_server.errors"),

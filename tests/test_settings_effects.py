@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
@@ -57,10 +58,13 @@ def engine_settings(**overrides: object) -> EngineSettings:
         ("engine.restart_backoff_seconds", 0.25, "restart_backoff_seconds"),
         ("engine.restart_backoff_max_seconds", 9.0, "restart_backoff_max_seconds"),
         ("engine.backend", "echo", "backend"),
+        ("system.engine_huge_pages", False, "huge_pages"),
+        ("logging.level", "debug", "log_style.level"),
+        ("logging.format", "json", "log_style.format"),
     ],
 )
 def test_engine_keys_reach_the_engine_client(key: str, value: object, field: str) -> None:
-    assert getattr(engine_settings(**{key: value}), field) == value
+    assert attrgetter(field)(engine_settings(**{key: value})) == value
 
 
 def test_the_isolation_chooses_where_the_engine_runs() -> None:

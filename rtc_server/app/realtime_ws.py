@@ -28,6 +28,7 @@ from rtc_server.errors import (
     UpgradeRequiredError,
 )
 from rtc_server.media.node import Channel, ChannelRequest
+from rtc_server.scheduling import thread_placement
 
 from .client_messages import BLOCKS_LOOP, MAX_MESSAGE, pieces
 from .context import CONTEXT, AppContext
@@ -48,7 +49,8 @@ PARSER_POOL: web.AppKey[ThreadPoolExecutor] = web.AppKey("parser_pool", ThreadPo
 
 async def parser_pool(app: web.Application) -> AsyncIterator[None]:
     """A cleanup context: the thread that reads messages which would hold up the event loop. One: they are rare."""
-    with ThreadPoolExecutor(1, thread_name_prefix="client-messages") as pool:
+    place = thread_placement(app[CONTEXT].settings.system.executor_cpu_affinity)
+    with ThreadPoolExecutor(1, thread_name_prefix="client-messages", initializer=place) as pool:
         app[PARSER_POOL] = pool
         yield
 

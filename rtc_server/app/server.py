@@ -28,6 +28,7 @@ from rtc_server.media.process import ProcessNode
 from rtc_server.media.router import MediaRouter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
+from rtc_server.scheduling import place_executor, unused_media_settings
 
 from . import calls, client_secrets, health, pipecat, realtime_ws, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
@@ -57,6 +58,9 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     """As `run`, on the running loop; `stop` ends it as a signal would."""
     open_to = exposure(settings)
     loop = asyncio.get_running_loop()
+    place_executor(settings.system.executor_cpu_affinity)
+    if unused := unused_media_settings(settings):
+        log.warning("there are no media workers to apply settings to", extra={"settings": ", ".join(unused)})
     stop = stop or asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:

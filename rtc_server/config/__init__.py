@@ -8,7 +8,7 @@ then the file, then the defaults; `explain` tells which. The sections are in `se
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import HASH_PREFIX, Section
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection
+from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -40,6 +40,7 @@ __all__ = [
     "SessionSection",
     "Settings",
     "SettingsKey",
+    "SystemSection",
     "TurnsSection",
     "WebRtcSection",
     "explain",

@@ -120,6 +120,28 @@ class LimitsSection(Section):
     """Time from a request's headers to the end of its body."""
 
 
+class SystemSection(Section):
+    """How the operating system runs the processes, besides engine.nice, engine.cpu_affinity, server.media_cpu_affinity.
+    What it does not permit is left out, with a warning; `rtc-server doctor` tells beforehand."""
+
+    media_nice: int = Field(0, ge=-20, le=19)
+    """Priority of the media workers, added to that of the server; below 0 needs CAP_SYS_NICE or RLIMIT_NICE. Among
+    programs of other sessions or services it counts for nothing; see media_realtime_priority."""
+    media_realtime_priority: int = Field(0, ge=0, le=99)
+    """SCHED_FIFO priority of the media workers' event loops: they go before every program that has none; 0 = off, 10 is
+    enough. Needs CAP_SYS_NICE or RLIMIT_RTPRIO, and a CPU for the rest: an overloaded worker takes 95 % of its own
+    (kernel.sched_rt_runtime_us)."""
+    executor_cpu_affinity: tuple[CpuNumber, ...] = ()
+    """CPUs of the threads beside the event loops (turn model, name resolution, files); [] = those of their process."""
+    engine_huge_pages: bool = True
+    """false: the engine gets no transparent huge pages, whatever the system's mode; true: as the system has it."""
+    engine_returns_memory: bool = False
+    """Give what the engine frees back to the system at once (glibc): 60 of 700 MB with the embedded models."""
+    engine_cuda_expandable_segments: bool = False
+    """Let torch grow its pieces of GPU memory (PYTORCH_ALLOC_CONF) instead of adding more, against what is lost between
+    them. Not measured yet."""
+
+
 class LoggingSection(Section):
     """Log lines on standard error. They never hold speech, transcripts or prompts."""
 

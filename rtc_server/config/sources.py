@@ -23,7 +23,7 @@ from rtc_server.paths import default_config_file
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import Hidden, Section
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection
+from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -51,6 +51,7 @@ class Settings(BaseModel):
     turns: TurnsSection = TurnsSection()
     webrtc: WebRtcSection = WebRtcSection()
     audio: AudioSection = AudioSection()
+    system: SystemSection = SystemSection()
     logging: LoggingSection = LoggingSection()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

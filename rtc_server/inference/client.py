@@ -12,12 +12,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from model.interface import EngineEvent, EngineFault, EngineInfo, GenerateRequest, ResponseDone
 from rtc_server import metrics
 from rtc_server.errors import EngineError
+from rtc_server.logs import LogStyle
 
 from .wire import (
     Cancel,
@@ -57,6 +58,11 @@ class EngineSettings:
     listen_path: str | None = None
     """Where the engine listens for other processes (a Unix-domain socket in a private folder); None = nowhere."""
 
+    huge_pages: bool = True
+    """False: no transparent huge pages for the engine's process."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that the engine's process gets, where the server's own environment has none of that name."""
+    log_style: LogStyle = field(default_factory=LogStyle)
 
 class EngineClient(ABC):
     """Event-loop side of one engine. All methods belong to the loop that called `start`."""

@@ -26,6 +26,8 @@ class HostingEngineClient(EngineClient):
                 settings.cpu_affinity,
                 settings.max_pending,
                 settings.listen_path,
+                settings.huge_pages,
+                settings.log_style,
             )
         )
         return reader, self._writer

@@ -7,6 +7,7 @@ late by 5 ms to seconds; in a process by 0.7 ms.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from contextlib import suppress
@@ -36,6 +37,7 @@ class ProcessEngineClient(HostingEngineClient):
                 str(sock.fileno()),
                 pass_fds=[sock.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
+                env={**self._settings.environment, **os.environ},  # what the operator exported wins
             )
 
     async def _wait_host(self) -> None:

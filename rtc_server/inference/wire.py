@@ -10,10 +10,11 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from model.interface import EngineEvent, EngineInfo, GenerateRequest
+from rtc_server.logs import LogStyle
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # far above a 30 s turn (1 MB) with a long history; a corrupt length stops here
@@ -29,6 +30,8 @@ class Configure:
     cpu_affinity: tuple[int, ...] = ()
     max_pending: int = 32
     listen_path: str | None = None
+    huge_pages: bool = True
+    log_style: LogStyle = field(default_factory=LogStyle)
 
 
 @dataclass(frozen=True, slots=True)

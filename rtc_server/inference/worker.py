@@ -7,10 +7,12 @@ its end, so an engine never outlives its server.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import sys
+
+from rtc_server import logs
+from rtc_server.scheduling import Scheduling, apply, report
 
 from .host import EngineHost
 from .wire import Configure
@@ -19,16 +21,18 @@ log = logging.getLogger("rtc_server.inference.worker")
 
 
 def prepare_process(configure: Configure) -> None:
-    """Give way to the media process: lower priority and, if asked, a fixed set of cores."""
-    if configure.nice:
-        os.nice(configure.nice)
-    if configure.cpu_affinity and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, configure.cpu_affinity)
+    """Its log, and how it gives way to the media process: lower priority and, if asked, a fixed set of cores."""
+    logs.configure(configure.log_style)
+    root = logging.getLogger()
+    logging.getLogger("rtc_server").setLevel(root.level)
+    root.setLevel(max(root.level, logging.WARNING))  # the models' libraries tell much while they load
+    request = Scheduling(configure.cpu_affinity, configure.nice, huge_pages=configure.huge_pages)
+    report(apply(request), "engine")
 
 
 def main() -> None:
     """Serve one engine on the inherited socket until the server leaves."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure(logs.LogStyle())
     # Ctrl-C reaches the whole process group; the server decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     EngineHost(socket.socket(fileno=int(sys.argv[1]))).serve(prepare_process)

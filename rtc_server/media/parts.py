@@ -10,7 +10,9 @@ from pathlib import Path
 from model.weights import FETCH_COMMAND, SILERO_VAD, SMART_TURN, model_path
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineSettings
+from rtc_server.logs import LogStyle
 from rtc_server.paths import models_dir
+from rtc_server.scheduling import engine_environment, thread_placement
 from rtc_server.transports.pacer import TICK_SECONDS
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.smart_turn import SmartTurn
@@ -39,6 +41,9 @@ def engine_settings(settings: Settings, listen_path: str | None = None) -> Engin
         restart_backoff_seconds=engine.restart_backoff_seconds,
         restart_backoff_max_seconds=engine.restart_backoff_max_seconds,
         listen_path=listen_path,
+        huge_pages=settings.system.engine_huge_pages,
+        environment=engine_environment(settings),
+        log_style=LogStyle(settings.logging.level, settings.logging.format),
     )
 
 
@@ -57,7 +62,7 @@ def turn_judge_factory(settings: Settings) -> TurnJudgeFactory:
     if not path.is_file():
         log.warning("the turn model is missing; semantic_vad goes by the words alone", extra={"fetch": FETCH_COMMAND})
         return NoTurnJudge
-    return TurnJudges(lambda: SmartTurn(path))
+    return TurnJudges(lambda: SmartTurn(path), place=thread_placement(settings.system.executor_cpu_affinity))
 
 
 def silero_path(settings: Settings) -> Path | None:

@@ -30,10 +30,13 @@ class _Question:
 
 
 class TurnJudges:
-    """A `TurnJudgeFactory`. `load` makes the model, in the thread."""
+    """A `TurnJudgeFactory`. `load` makes the model, in the thread; `place` is what the thread calls first."""
 
-    def __init__(self, load: Callable[[], TurnModel], max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, load: Callable[[], TurnModel], max_waiting: int = MAX_WAITING, place: Callable[[], None] | None = None
+    ) -> None:
         self._load = load
+        self._place = place
         self._max_waiting = max_waiting
         self._model: TurnModel | None = None  # kept for the process's life; used by the thread only
         # Everything below belongs to the lock.
@@ -77,6 +80,8 @@ class TurnJudges:
     # --- the thread
 
     def _work(self) -> None:
+        if self._place is not None:
+            self._place()
         while (taken := self._take()) is not None:
             judge, question = taken
             try:

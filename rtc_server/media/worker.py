@@ -20,6 +20,7 @@ from rtc_server import logs, metrics
 from rtc_server.errors import ApiError
 from rtc_server.inference.remote import RemoteEngineClient
 from rtc_server.inference.wire import FrameReader, encode
+from rtc_server.scheduling import apply, media_scheduling, place_executor, report
 
 from .channels import WINDOW, Line
 from .local import LocalNode
@@ -185,12 +186,11 @@ class _ChannelPeer:
 
 
 def prepare_process(configure: ConfigureWorker) -> None:
-    """Its core, its log, and how threads share the interpreter."""
+    """Its log, its CPU and priority, and how threads share the interpreter. Called on the event loop."""
     settings = configure.settings
-    cpus = settings.server.media_cpu_affinity
-    if cpus and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cpus[configure.index % len(cpus)]})
     logs.configure(settings.logging)
+    report(apply(media_scheduling(settings, configure.index)), f"media worker {configure.index}")
+    place_executor(settings.system.executor_cpu_affinity)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
