@@ -21,8 +21,9 @@ INPUT_SAMPLE_RATE = 16_000
 """Rate in Hz of all audio that enters an engine."""
 
 Role = Literal["system", "user", "assistant"]
-OutputMode = Literal["audio", "text", "transcript"]
-"""What a response is made of: sound with its text; text alone; or only the words that were understood, no reply."""
+OutputMode = Literal["audio", "text", "transcript", "listen"]
+"""What a response is made of: sound with its text; text alone; only the words that were understood, no reply; or
+nothing at all: "listen" means hear the audio and get ready, and the response ends `completed` without output."""
 ToolChoice = Literal["auto", "none", "required"]
 ResponseStatus = Literal["completed", "cancelled", "failed", "incomplete"]
 
@@ -103,6 +104,9 @@ class GenerateRequest:
     seed: int = 0
     audio_credit_ms: int = 1_000
     """Milliseconds of audio the engine may emit before it is granted more."""
+    is_held: bool = False
+    """Nobody hears it yet: a guess that the turn is over. It may be dropped (`SpeechEngine.cancel`), or somebody may
+    begin to wait for it (`SpeechEngine.release`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,7 @@ EngineEvent: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and can do; constant once the engine exists."""
+    """What an engine is and can do; constant once the engine is warm."""
 
     name: str
     """The model's name as clients see it in `session.model`."""
@@ -229,6 +233,12 @@ class EngineInfo:
     supports_tools: bool = False
     listens_to_history: bool = False
     """Wants the sound of the user's past turns; other engines are told their words alone."""
+    listen_ahead_ms: int = 0
+    """0: not wanted. Otherwise the server hands over what the user has said so far each time so much more of the turn
+    was spoken, so that the engine can hear long turns while they are spoken (`output` "listen")."""
+    max_calls: int | None = None
+    """How many calls this engine serves in time, at least 1, as it measured while warming up; None: it does not
+    know."""
     description: str = ""
     """One honest sentence for the page, e.g. "small embedded demo models"."""
 
@@ -268,6 +278,10 @@ class SpeechEngine(Protocol):
 
     def grant(self, response_id: str, audio_ms: int) -> None:
         """Add `audio_ms` to the credit of a response; unknown or ended ids are ignored."""
+
+    def release(self, response_id: str) -> None:
+        """The response is no longer a guess (`GenerateRequest.is_held`): somebody waits for it. What it says does not
+        change; unknown, ended and never held ids are ignored."""
 
     def step(self, now: float) -> list[EngineEvent]:
         """Do one bounded piece of work (never wait for input) and return what came out of it.

@@ -129,6 +129,7 @@ PURE_CALLS = (
     *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
 )
 IMPURE_LIBRARIES = {
+    *("admission", "listening"),
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
     *("threading", "queue", "time", "signal", "http", "urllib"),
 }

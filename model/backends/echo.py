@@ -86,6 +86,9 @@ class EchoEngine:
         if echo is not None:
             echo.credit.grant(audio_ms)
 
+    def release(self, response_id: str) -> None:
+        """Nothing to do: held responses are worked on like all others."""
+
     def step(self, now: float) -> list[EngineEvent]:
         """One piece of every running response that has credit."""
         events: list[EngineEvent] = [ResponseDone(key, "cancelled", now) for key in self._cancelled]

@@ -42,11 +42,12 @@ def check_request(request: GenerateRequest, info: EngineInfo) -> None:
 def _check_output(request: GenerateRequest, info: EngineInfo) -> None:
     if request.output not in get_args(OutputMode):
         raise ValueError(f"output {request.output!r} is not known; use one of {', '.join(get_args(OutputMode))}.")
-    if request.output == "transcript":
-        if not info.gives_transcripts:
-            raise ValueError(f"{info.name} gives no transcripts, so output cannot be 'transcript'.")
-        if request.audio is None:
-            raise ValueError("output 'transcript' needs audio.")
+    if request.output == "transcript" and not info.gives_transcripts:
+        raise ValueError(f"{info.name} gives no transcripts, so output cannot be 'transcript'.")
+    if request.output == "listen" and not info.listen_ahead_ms:
+        raise ValueError(f"{info.name} does not listen ahead, so output cannot be 'listen'.")
+    if request.output in ("transcript", "listen") and request.audio is None:
+        raise ValueError(f"output {request.output!r} needs audio.")
 
 
 def _check_tools(request: GenerateRequest, info: EngineInfo) -> None:

@@ -29,7 +29,7 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 when the models are warm and a line is free, else 503 with the reason."""
     context = request.app[CONTEXT]
-    num_calls, max_calls = context.router.num_calls, context.settings.server.max_calls
+    num_calls, max_calls = context.router.num_calls, context.router.limit.max_calls
     reason = None
     if not context.engine.is_ready:
         reason = "engine_not_ready"
@@ -57,7 +57,7 @@ async def info(request: web.Request) -> web.Response:
         "backend": settings.engine.backend,
         "ready": context.engine.is_ready,
         "calls": context.router.num_calls,
-        "max_calls": settings.server.max_calls,
+        "max_calls": context.router.limit.max_calls,
         "https_port": settings.server.https_port if settings.server.tls else None,
         "auth_required": request.app[GUARD].requires_key,
         "model": None,

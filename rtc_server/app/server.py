@@ -71,7 +71,11 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
     try:
         async with asyncio.TaskGroup() as tasks:
-            router = MediaRouter(_create_nodes(settings, engine, engine_path, tasks), settings.server.max_calls)
+            router = MediaRouter(
+                _create_nodes(settings, engine, engine_path, tasks),
+                settings.server.max_calls,
+                engine_calls=lambda: engine.max_calls,
+            )
             runner = web.AppRunner(
                 create_app(AppContext(settings, engine, router)),
                 access_log=None,

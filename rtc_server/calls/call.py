@@ -34,6 +34,7 @@ from .intents import (
     GrantAudio,
     JudgeTurn,
     Observe,
+    ReleaseRequest,
     SendAudio,
     SendEvent,
     StopJudging,
@@ -318,6 +319,8 @@ class Call:
                     self._engine.cancel(response_id)
                 case GrantAudio(response_id, audio_ms):
                     self._engine.grant(response_id, audio_ms)
+                case ReleaseRequest(response_id):
+                    self._engine.release(response_id)
                 case JudgeTurn(audio):
                     self._judge.ask(audio, self._on_turn_judged)
                 case StopJudging():

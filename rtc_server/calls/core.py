@@ -2,19 +2,18 @@
 
 Feed it audio, messages, engine events and playout pulls, each with `now` (monotonic seconds); drain `outputs()`
 after every call. It owns the conversation, the session and the user's turns, and through its parts (`replies`,
-`transcripts`) all responses; it shares the detector and the playout with nobody. Barge-in, in order: voice -> playout
-paused in the same tick -> verdict -> playout flushed, response dead by id, engine cancelled, conversation cut to what
-was heard, events sent.
+`transcripts`, `listening`) all responses; it shares the detector and the playout with nobody. Barge-in, in order:
+voice -> playout paused in the same tick -> verdict -> playout flushed, response dead by id, engine cancelled,
+conversation cut to what was heard, events sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.interface import (
     INPUT_SAMPLE_RATE,
-    AudioDelta,
     ConversationItem,
     EngineEvent,
     EngineFault,
@@ -23,8 +22,6 @@ from model.interface import (
     HistoryItem,
     Pcm16,
     ResponseDone,
-    ResponseStarted,
-    TextDelta,
     Transcript,
     TranscriptDelta,
 )
@@ -32,7 +29,7 @@ from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.errors import ProtocolError
 from rtc_server.realtime.conversation import AnyItem, AudioArchive, Conversation, FunctionResult, Item
 from rtc_server.realtime.events import EventWriter, ResponseCreate, ResponseParameters
-from rtc_server.realtime.session import Capabilities, SemanticVad, SessionConfig
+from rtc_server.realtime.session import Capabilities, SessionConfig, TurnDetection
 from rtc_server.realtime.words import NewId
 from rtc_server.turns.detector import TurnDetector
 from rtc_server.turns.events import (
@@ -45,13 +42,13 @@ from rtc_server.turns.events import (
     VoiceOnset,
 )
 from rtc_server.turns.interruption import BargeIn, Verdict
-from rtc_server.turns.judge import WINDOW_MS
 
 from .announcements import Announcer
 from .budget import ResponseBudget
 from .contexts import HEARD_SECONDS, DecodeSound, engine_history, response_context
 from .idle import PROMPT, IdleTimer
-from .intents import CancelRequest, CoreOutput, JudgeTurn, Outbox, StopJudging
+from .intents import CancelRequest, CoreOutput, Outbox
+from .listening import ListenAhead
 from .plans import ResponsePlan, plan_response
 from .replies import Replies, ReplySettings
 from .responses import InputClock, Response, TurnTiming
@@ -113,9 +110,10 @@ class CallCore:
         self._turn: UserTurn | None = None
         self._unanswered: list[Unanswered] = []
         self._held: Response | None = None
+        self._listening = ListenAhead(engine.listen_ahead_ms, self._outbox)
         self._paused_at: float | None = None
         self._idle = IdleTimer()
-        self._ending = TurnEnding()
+        self._ending = TurnEnding(detector, self._outbox)
         self._budget = ResponseBudget(settings.responses_per_minute)
         self.replies = Replies(
             self.conversation,
@@ -154,18 +152,10 @@ class CallCore:
         """One engine event; events of dead responses are ignored."""
         response = self.replies.get(event.response_id)
         if response is None:
-            self.transcripts.receive(event)
+            if not self._listening.receive(event):
+                self.transcripts.receive(event)
             return
-        if isinstance(event, ResponseStarted):
-            response.stages.started = event.at
-        elif isinstance(event, Transcript):
-            response.stages.transcript = event.at
-            response.transcript = event.text
-            response.audio = None
-        elif isinstance(event, TextDelta) and response.stages.first_text is None:
-            response.stages.first_text = event.at
-        elif isinstance(event, AudioDelta) and response.stages.first_audio is None:
-            response.stages.first_audio = event.at
+        response.note(event)
         if not response.is_held:
             self._apply(response, event)
             return
@@ -223,11 +213,16 @@ class CallCore:
     def close(self) -> None:
         """Cancel what is alive."""
         self.replies.close()
+        self._listening.stop()
         self.transcripts.close()
         self._held = None
         self._detector.close()
 
     # --- turns
+
+    @property
+    def _detection(self) -> TurnDetection | None:
+        return self.session.audio.input.turn_detection
 
     @property
     def is_agent_active(self) -> bool:
@@ -239,6 +234,7 @@ class CallCore:
             self._on_turn_event(event, now)
         if self._turn is not None and self._barge_in.is_pending:
             self._apply_verdict(self._barge_in.voiced(self._detector.voiced_ms), now)
+        self._listen_ahead()
 
     def _on_turn_event(self, event: TurnEvent, now: float) -> None:
         match event:
@@ -252,35 +248,26 @@ class CallCore:
                 if not self._barge_in.is_pending:
                     self._announce_turn(self._turn)
             case SpeechPaused():
-                self._ask_turn_model()
+                self._ending.ask(self._detection)
                 self._speculate(now)
             case SpeechResumed():
-                self._forget_pause()
+                self._ending.forget(self._detection)
                 self._drop_held("resumed")
                 if self._turn is not None and not self._turn.is_announced:
                     self._on_voice(now)
             case SpeechStopped():
-                self._forget_pause()
+                self._ending.forget(self._detection)
                 self._on_speech_stopped(event, now)
-
-    def _ask_turn_model(self) -> None:
-        if isinstance(self.session.audio.input.turn_detection, SemanticVad):
-            self._outbox.add(JudgeTurn(self._detector.heard(WINDOW_MS)))
-
-    def _forget_pause(self) -> None:
-        self._ending.forget()
-        if isinstance(self.session.audio.input.turn_detection, SemanticVad):
-            self._outbox.add(StopJudging())
 
     def _decide_silence(self, now: float) -> None:
         """A witness has spoken: the pause may have to last longer or less long than was thought."""
-        silence_ms = self._ending.silence_ms(self.session.audio.input.turn_detection)
+        silence_ms = self._ending.silence_ms(self._detection)
         if silence_ms is not None:
             self._on_turn_events(self._detector.decide_silence(silence_ms), now)
 
     def _on_voice(self, now: float) -> None:
         self._idle.stop()
-        detection = self.session.audio.input.turn_detection
+        detection = self._detection
         if detection is not None and detection.interrupt_response and self.is_agent_active:
             self._apply_verdict(self._barge_in.voice_onset(), now)
 
@@ -297,7 +284,7 @@ class CallCore:
             self._complete_turn(turn, now)
         else:
             self._turn = None  # judged a backchannel while it was spoken
-            self._drop_held("backchannel")
+            self._abandon("backchannel")
 
     def _apply_verdict(self, verdict: Verdict, now: float) -> None:
         match verdict:
@@ -310,7 +297,7 @@ class CallCore:
                 self._outbox.observe("interruption", "resumed")
                 if self._turn is not None and self._turn.stopped is not None:
                     self._turn = None
-                self._drop_held("backchannel")
+                self._abandon("backchannel")
             case Verdict.INTERRUPT:
                 self._outbox.observe("interruption", "interrupted")
                 turn = self._turn
@@ -342,7 +329,7 @@ class CallCore:
                 self._unanswered.pop()
                 self.transcripts.cover(turn.item_id)
                 self.transcripts.on_transcript(turn.item_id, "", len(turn.audio) / INPUT_SAMPLE_RATE)
-            self._drop_held("unwanted")
+            self._abandon("unwanted")
             return
         arrived, jitter_ms = self._clock.arrival(turn.stopped.last_voiced_sample)
         timing = TurnTiming(arrived, jitter_ms, now)
@@ -351,7 +338,7 @@ class CallCore:
             self._drop_held("stale")
             plan = self._plan()
             request = self._request(plan, turn.turn_id, self._history(), self._unanswered_audio())
-            self._open(self.replies.begin(request, plan, False, timing, now), now)
+            self._open(self.replies.begin(request, plan, timing, now), now)
         else:
             self._held = None
             self._outbox.observe("speculation", "used")
@@ -360,18 +347,28 @@ class CallCore:
     def _speculate(self, now: float) -> None:
         """Start recognition and the reply before it is known that the turn is over; nothing of it is shown."""
         turn = self._turn
-        if turn is None or not self._answers_turns or not self._settings.speculate:
-            return
-        if self.is_agent_active and not self._barge_in.is_pending:
+        if turn is None or not self._settings.speculate or not self._may_answer:
             return
         self._drop_held("restarted")
+        plan = self._plan()
+        self._held = self.replies.begin(self._guess(turn, plan), plan, None, now)
+
+    def _listen_ahead(self) -> None:
+        """Let the engine hear what was said of a long turn so far. A held response hears all of it anyway."""
+        turn = self._turn
+        if turn is None or turn.stopped is not None or self._held is not None or not self._may_answer:
+            return
+        num_samples = self._detector.utterance_samples + sum(len(part.audio) for part in self._unanswered)
+        if self._listening.is_due(turn.turn_id, num_samples):
+            self._listening.begin(self._guess(turn, self._plan()))
+
+    def _guess(self, turn: UserTurn, plan: ResponsePlan) -> GenerateRequest:
+        """What would be asked if the turn were over: nobody waits for it yet."""
         audio, pauses = turn.audio, turn.pauses
         if audio is None:
             audio, pauses = self._detector.utterance(), self._detector.pauses
-        plan = self._plan()
         waiting = self._unanswered_audio(Unanswered("", audio, pauses))
-        request = self._request(plan, turn.turn_id, self._history(), waiting)
-        self._held = self.replies.begin(request, plan, True, None, now)
+        return replace(self._request(plan, turn.turn_id, self._history(), waiting), is_held=True)
 
     def _drop_held(self, outcome: str) -> None:
         held, self._held = self._held, None
@@ -379,16 +376,26 @@ class CallCore:
             self._outbox.observe("speculation", outcome)
             self.replies.kill(held)
 
+    def _abandon(self, outcome: str) -> None:
+        """The turn will not be answered as it stands: nothing that was prepared for it is of use."""
+        self._drop_held(outcome)
+        self._listening.stop()
+
+    @property
+    def _may_answer(self) -> bool:
+        """The turn that is going on will be answered, as far as one can tell."""
+        return self._answers_turns and (self._barge_in.is_pending or not self.is_agent_active)
+
     @property
     def _answers_turns(self) -> bool:
         """A finished turn is answered by itself."""
-        detection = self.session.audio.input.turn_detection
+        detection = self._detection
         return self.session.answers and detection is not None and detection.create_response
 
     # --- the silence after a reply
 
     def _idle_deadline(self) -> float | None:
-        return self._idle.deadline(self.session.audio.input.turn_detection) if self._answers_turns else None
+        return self._idle.deadline(self._detection) if self._answers_turns else None
 
     def _on_idle(self, now: float) -> None:
         """Nobody spoke for `idle_timeout_ms` after the reply had been heard: the model speaks again."""
@@ -404,7 +411,7 @@ class CallCore:
         plan = self._plan()
         items = (*self._history(), ConversationItem("system", PROMPT))
         request = self._request(plan, self._new_id("turn"), items, None)
-        self._open(self.replies.begin(request, plan, False, None, now), now)
+        self._open(self.replies.begin(request, plan, None, now), now)
 
     # --- what the client may do as well (used by `client_events`)
 
@@ -426,7 +433,7 @@ class CallCore:
         """Push-to-talk: what was received since the last commit becomes an item. False when there is none."""
         audio = self._detector.commit()
         turn, self._turn = self._turn, None
-        self._drop_held("committed")
+        self._abandon("committed")
         if not len(audio):
             return False
         item_id, turn_id = (
@@ -439,7 +446,7 @@ class CallCore:
         """Forget received audio that is not in the conversation yet."""
         self._detector.clear()
         self._turn = None
-        self._drop_held("cleared")
+        self._abandon("cleared")
         self._apply_verdict(self._barge_in.voice_dropped(), now)
 
     def add_item(self, item: AnyItem, previous_item_id: str | None, audio: Pcm16 | None, now: float) -> None:
@@ -447,7 +454,7 @@ class CallCore:
         if isinstance(item, FunctionResult) and not self.conversation.has_call(item.call_id):
             message = f"There is no function call '{item.call_id}' in the conversation."
             raise ProtocolError("invalid_value", message, param="item.call_id")
-        self._drop_held("replaced")
+        self._abandon("replaced")
         self._idle.stop()
         self._outbox.send(self.announce.item(item, self.conversation.insert(item, previous_item_id)))
         if audio is not None and isinstance(item, Item) and not item.text:
@@ -467,7 +474,7 @@ class CallCore:
         self._on_session(session)
         if session.audio.input.turn_detection is None:
             self._turn = None
-            self._drop_held("unwanted")
+            self._abandon("unwanted")
 
     def _apply_session(self, session: SessionConfig) -> None:
         self.session = session
@@ -499,9 +506,9 @@ class CallCore:
             raise ProtocolError("invalid_value", message, param="response")
         self._idle.stop()
         if plan.in_conversation:
-            self._drop_held("replaced")
+            self._abandon("replaced")
         request = self._request(plan, self._new_id("turn"), items, waiting)
-        self._open(self.replies.begin(request, plan, False, None, now), now, answers=parameters.input is None)
+        self._open(self.replies.begin(request, plan, None, now), now, answers=parameters.input is None)
 
     def cancel_response(self, response_id: str | None) -> bool:
         """`response.cancel`. False when nothing is being generated."""
@@ -525,15 +532,7 @@ class CallCore:
     def _request(
         self, plan: ResponsePlan, turn_id: str, items: tuple[HistoryItem, ...], waiting: Unanswered | None
     ) -> GenerateRequest:
-        return plan.request(
-            self.call_id,
-            self._new_id("resp"),
-            turn_id,
-            items,
-            None if waiting is None else waiting.audio,
-            () if waiting is None else waiting.pauses,
-            self._settings.audio_credit_ms,
-        )
+        return plan.request(self.call_id, self._new_id("resp"), turn_id, items, waiting, self._settings.audio_credit_ms)
 
     def _history(self) -> tuple[HistoryItem, ...]:
         """The conversation as the engine shall see it: a paused reply counts only as far as it was heard."""
@@ -566,7 +565,6 @@ class CallCore:
         return self.transcripts.is_expected(item_id) or (isinstance(item, Item) and bool(item.text))
 
     def _release(self, response: Response, timing: TurnTiming, now: float) -> None:
-        response.is_held = False
         response.timing = timing
         self._open(response, now)
         events, response.held_events = response.held_events, []

@@ -33,6 +33,13 @@ class GrantAudio:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """A held response is one that somebody waits for."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observe:
     """Something an operator counts: `name` and label or value, for the metrics."""
 
@@ -67,7 +74,15 @@ class StopJudging:
 
 
 CoreOutput: TypeAlias = (
-    SendEvent | SendAudio | SubmitRequest | CancelRequest | GrantAudio | Observe | JudgeTurn | StopJudging
+    SendEvent
+    | SendAudio
+    | SubmitRequest
+    | CancelRequest
+    | GrantAudio
+    | ReleaseRequest
+    | Observe
+    | JudgeTurn
+    | StopJudging
 )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.interface import GenerateRequest, HistoryItem, OutputMode, Pcm16, ToolChoice, ToolSpec
+from model.interface import GenerateRequest, HistoryItem, OutputMode, ToolChoice, ToolSpec
 from rtc_server.errors import ProtocolError
 from rtc_server.realtime.events import ResponseParameters
 from rtc_server.realtime.session import Capabilities, SessionConfig
 from rtc_server.realtime.tools import check_tools, for_engine
+
+from .user_turns import Unanswered
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,17 @@ class ResponsePlan:
         response_id: str,
         turn_id: str,
         items: tuple[HistoryItem, ...],
-        audio: Pcm16 | None,
-        pauses: tuple[int, ...],
+        said: Unanswered | None,
         audio_credit_ms: int,
     ) -> GenerateRequest:
-        """As the engine is asked."""
+        """As the engine is asked; `said` is what it answers, None when that is the last of `items`."""
         return GenerateRequest(
             call_id=call_id,
             response_id=response_id,
             turn_id=turn_id,
             items=items,
-            audio=audio,
-            pauses=pauses,
+            audio=None if said is None else said.audio,
+            pauses=() if said is None else said.pauses,
             instructions=self.instructions,
             voice=self.voice,
             speed=self.speed,

@@ -12,12 +12,13 @@ from typing import Literal, TypeAlias
 
 from rtc_server import metrics
 from rtc_server.config import Settings
-from rtc_server.errors import CallNotFoundError, NotReadyError, ServerFullError
+from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
+from .admission import CallLimit
 from .call import Call, new_id
 from .echo import EchoCall
 from .sessions import DEFAULT_OPTIONS, CallOptions
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 CallKind: TypeAlias = Literal["conversation", "echo"]
 AnyCall: TypeAlias = Call | EchoCall
-
-RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
 
 
 class CallRegistry:
@@ -72,9 +71,7 @@ class CallRegistry:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
         if self._is_closing or not self._engine.is_ready:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
-        if len(self) >= self._settings.server.max_calls:
-            message = f"All {self._settings.server.max_calls} lines are busy."
-            raise ServerFullError(message, retry_after=RETRY_AFTER_SECONDS)
+        CallLimit(self._settings.server.max_calls, self._engine.max_calls).check(len(self))
         self._num_reserved += 1
         self._count()
         return Slot(self)

@@ -37,7 +37,7 @@ from rtc_server.realtime.conversation import (
 from rtc_server.realtime.words import Event, NewId
 
 from .announcements import Announcer
-from .intents import CancelRequest, GrantAudio, Outbox, SendAudio, SubmitRequest
+from .intents import CancelRequest, GrantAudio, Outbox, ReleaseRequest, SendAudio, SubmitRequest
 from .plans import ResponsePlan
 from .reply_playout import ReplyPlayout
 from .responses import Response, TurnTiming, response_latency_ms, turn_stages
@@ -104,17 +104,15 @@ class Replies:
 
     # --- the beginning
 
-    def begin(
-        self, request: GenerateRequest, plan: ResponsePlan, is_held: bool, timing: TurnTiming | None, now: float
-    ) -> Response:
+    def begin(self, request: GenerateRequest, plan: ResponsePlan, timing: TurnTiming | None, now: float) -> Response:
         """Ask the engine. One that is not held has to be opened next."""
         response = Response(
             response_id=request.response_id,
             turn_id=request.turn_id,
             plan=plan,
-            is_held=is_held,
+            is_held=request.is_held,
             conversation_id=self._settings.conversation_id if plan.in_conversation else None,
-            speculated=is_held,
+            speculated=request.is_held,
             timing=timing,
             granted_ms=request.audio_credit_ms,
         )
@@ -127,7 +125,9 @@ class Replies:
 
     def open(self, response: Response, now: float) -> None:
         """The response becomes visible."""
-        response.is_held = False
+        if response.is_held:
+            response.is_held = False
+            self._outbox.add(ReleaseRequest(response.response_id))
         response.deadline = now + self._settings.response_timeout_seconds
         self._outbox.send(self._announce.response_created(response))
 

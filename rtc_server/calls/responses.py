@@ -6,7 +6,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.interface import AudioDelta, EngineEvent, Pcm16, ResponseDone, Usage
+from model.interface import (
+    AudioDelta,
+    EngineEvent,
+    Pcm16,
+    ResponseDone,
+    ResponseStarted,
+    TextDelta,
+    Transcript,
+    Usage,
+)
 from rtc_server.realtime.conversation import AnyItem, FunctionCall, Item
 
 from .plans import ResponsePlan
@@ -93,6 +102,20 @@ class Response:
     def is_floor_holder(self) -> bool:
         """The user hears it, or it is the conversation's reply: one that works silently beside it is neither."""
         return not self.is_held and (self.plan.in_conversation or self.plan.output == "audio")
+
+    def note(self, event: EngineEvent) -> None:
+        """An engine event of it has come: when its stages happened, and its words."""
+        stages = self.stages
+        if isinstance(event, ResponseStarted):
+            stages.started = event.at
+        elif isinstance(event, Transcript):
+            stages.transcript = event.at
+            self.transcript = event.text
+            self.audio = None
+        elif isinstance(event, TextDelta) and stages.first_text is None:
+            stages.first_text = event.at
+        elif isinstance(event, AudioDelta) and stages.first_audio is None:
+            stages.first_audio = event.at
 
     def items(self) -> list[AnyItem]:
         """What it has put out so far, in order."""

@@ -1,4 +1,4 @@
-"""The server's side of an engine: submit, cancel, grant, and events delivered to whoever asked.
+"""The server's side of an engine: submit, cancel, grant, release, and events delivered to whoever asked.
 
 `EngineClient` keeps one engine host at hand: it opens it, opens it again with back-off when it is lost, ends live
 responses as failed, and holds new requests (bounded) until the engine is back. The subclass says whose host:
@@ -28,6 +28,7 @@ from .wire import (
     EngineUnavailable,
     FrameReader,
     Grant,
+    Release,
     Shutdown,
     Submit,
     encode,
@@ -57,12 +58,12 @@ class EngineSettings:
     restart_backoff_max_seconds: float = 30.0
     listen_path: str | None = None
     """Where the engine listens for other processes (a Unix-domain socket in a private folder); None = nowhere."""
-
     huge_pages: bool = True
     """False: no transparent huge pages for the engine's process."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that the engine's process gets, where the server's own environment has none of that name."""
     log_style: LogStyle = field(default_factory=LogStyle)
+
 
 class EngineClient(ABC):
     """Event-loop side of one engine. All methods belong to the loop that called `start`."""
@@ -95,6 +96,11 @@ class EngineClient(ABC):
     def is_ready(self) -> bool:
         """True while a warm engine answers; False during load and restart."""
         return self._is_ready
+
+    @property
+    def max_calls(self) -> int | None:
+        """How many calls the engine serves in time; None when it does not know, or is not ready."""
+        return self._info.max_calls if self._is_ready and self._info is not None else None
 
     @property
     def num_live_responses(self) -> int:
@@ -150,6 +156,13 @@ class EngineClient(ABC):
         """Let the engine produce `audio_ms` more of a response."""
         if response_id in self._sinks and response_id not in self._waiting:
             self._send(Grant(response_id, audio_ms))
+
+    def release(self, response_id: str) -> None:
+        """Somebody waits for a response that was held."""
+        if response_id in self._waiting:
+            self._waiting[response_id] = replace(self._waiting[response_id], is_held=False)
+        elif response_id in self._sinks:
+            self._send(Release(response_id))
 
     # --- whose the host is
 

@@ -25,6 +25,7 @@ from .wire import (
     EngineUnavailable,
     FrameReader,
     Grant,
+    Release,
     Report,
     Shutdown,
     Submit,
@@ -179,6 +180,9 @@ class EngineHost:
             case Grant(response_id, audio_ms):
                 if self._owners.get(response_id) is client:
                     engine.grant(response_id, audio_ms)
+            case Release(response_id):
+                if self._owners.get(response_id) is client:
+                    engine.release(response_id)
 
     def _receive(self, timeout: float | None, engine: SpeechEngine | None) -> bool:
         """Wait for input or a wake-up; False when the supervisor's end is closed."""

@@ -51,11 +51,16 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Close the engine and leave."""
 
 
-Command: TypeAlias = Configure | Submit | Cancel | Grant | Shutdown
+Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Shutdown
 
 
 @dataclass(frozen=True, slots=True)

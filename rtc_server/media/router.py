@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rtc_server import metrics
-from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError, ServerFullError
+from rtc_server.calls.admission import CallLimit
+from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
 from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, MediaNode, NodeLoad, OfferRequest
 from .owners import Caller, CallOwners
 
-RETRY_AFTER_SECONDS = 10  # a spoken call lasts minutes; asking more often than this only adds load
 MAX_KNOWN_CALLS = 20_000  # where calls are, ended ones included until they are this many
 
 
@@ -27,9 +27,13 @@ def least_loaded(loads: Sequence[NodeLoad]) -> int | None:
 class MediaRouter:
     """Owns the nodes."""
 
-    def __init__(self, nodes: Sequence[MediaNode], max_calls: int) -> None:
+    def __init__(
+        self, nodes: Sequence[MediaNode], max_calls: int, engine_calls: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """`max_calls` is the operator's limit; `engine_calls()` the engine's, None while it does not say."""
         self.nodes = tuple(nodes)
         self._max_calls = max_calls
+        self._engine_calls = engine_calls
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
         self._is_open = False
         self.owners = CallOwners(self.carries)
@@ -43,6 +47,11 @@ class MediaRouter:
     def num_calls(self) -> int:
         """Slots held on all nodes."""
         return sum(node.load.calls for node in self.nodes)
+
+    @property
+    def limit(self) -> CallLimit:
+        """How many slots there are, on all nodes together."""
+        return CallLimit(self._max_calls, self._engine_calls())
 
     @property
     def is_ready(self) -> bool:
@@ -122,9 +131,7 @@ class MediaRouter:
         index = least_loaded([node.load for node in self.nodes]) if self._is_open else None
         if index is None:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
-        if self.num_calls >= self._max_calls:
-            message = f"All {self._max_calls} lines are busy."
-            raise ServerFullError(message, retry_after=RETRY_AFTER_SECONDS)
+        self.limit.check(self.num_calls)
         return self.nodes[index]
 
     def _remember(self, call_id: str, node: MediaNode) -> None:

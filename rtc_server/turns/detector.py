@@ -118,9 +118,13 @@ class TurnDetector:
         """A copy of the audio of the current (or just stopped) turn: pre-roll to `TAIL_MS` after the last voice.
 
         The same at a pause and at the endpoint that follows it without further speech."""
+        return self._slice(self._start, self._start + self.utterance_samples)
+
+    @property
+    def utterance_samples(self) -> int:
+        """How long `utterance()` is; never falls while a turn lasts."""
         # Judged, not received: the same audio whatever the packet size.
-        end = min(self._judged, self._utterance_end())
-        return self._slice(self._start, max(self._start, end))
+        return max(0, min(self._judged, self._utterance_end()) - self._start)
 
     def heard(self, max_ms: int) -> Pcm16:
         """A copy of the last `max_ms` of the current turn, up to now: silence that has begun is in it, as far as it was

@@ -1,10 +1,11 @@
-"""A bug in one call ends that call, is counted and logged once, and touches no other."""
+"""The calls of one process: how many there may be, and that a bug in one ends that one, logged once, and no other."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.config import load_settings
+from rtc_server.errors import ServerFullError
 from rtc_server.inference.client import EngineSettings
 from rtc_server.inference.thread import ThreadEngineClient
 from rtc_server.transports.loopback import LoopbackTransport
@@ -38,6 +40,22 @@ def speak(transport: LoopbackTransport) -> None:
     """A turn and its endpoint, delivered at once."""
     transport.say(tone(600))
     transport.say(np.zeros(16_000, np.int16))
+
+
+async def test_a_process_takes_no_more_calls_than_the_engine_serves(
+    engine: ThreadEngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(Path("config/server.toml"), {"engine.backend": "echo"})
+    async with asyncio.TaskGroup() as tasks:
+        registry = CallRegistry(settings, engine, lambda on_answer: EnergyVoiceDetector(), tasks)
+        assert engine.max_calls is None
+        monkeypatch.setattr(engine, "_info", replace(engine.info, max_calls=1))
+        call = registry.reserve().start(LoopbackTransport())
+        with pytest.raises(ServerFullError, match="engine"):
+            registry.reserve()
+        await call.hang_up()
+        await until(lambda: len(registry) == 0)
+        registry.reserve().release()
 
 
 @pytest.mark.parametrize("method", ["receive_engine", "receive_audio", "pull_frame"])

@@ -134,6 +134,29 @@ def test_the_reply_is_started_at_a_pause_and_hidden_until_the_endpoint() -> None
     assert len(call.requests) == 1
 
 
+def test_the_engine_is_told_which_responses_are_guesses_and_when_one_was_right() -> None:
+    call = VirtualCall()
+    call.say(800)
+    call.be_quiet(200)
+    call.say(300)
+    assert [request.is_held for request in call.requests] == [True]
+    assert call.released == [], "the first guess was dropped"
+    call.be_quiet(200)
+    assert call.requests[-1].is_held
+    call.be_quiet(400)
+    assert call.released == [call.requests[-1].response_id]
+
+
+def test_a_response_that_somebody_waits_for_from_the_start_is_not_held() -> None:
+    call = VirtualCall()
+    call.say(800)
+    call.be_quiet(200)
+    call.fail()
+    call.be_quiet(400)
+    assert [request.is_held for request in call.requests] == [True, False]
+    assert call.released == []
+
+
 def test_a_user_who_goes_on_never_sees_the_speculation() -> None:
     call = VirtualCall()
     call.say(800)

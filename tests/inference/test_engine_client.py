@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from model.backends.echo import EchoEngine
 from model.interface import AudioDelta, EngineEvent, GenerateRequest, ResponseDone
 from rtc_server.errors import EngineError
 from rtc_server.inference.client import EngineClient, EngineSettings
@@ -100,6 +102,43 @@ async def test_a_cancelled_response_says_nothing_more(client: EngineClient) -> N
     client.submit(request("r2", seconds=0.1), other)
     await finished(other)
     assert inbox.events == []
+
+
+async def test_the_engine_is_told_that_a_held_response_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(EchoEngine, "release", lambda engine, response_id: released.append(response_id))
+    client = ThreadEngineClient(ECHO)
+    await client.start()
+    ended, held = Inbox(), Inbox()
+    client.submit(request("r1"), ended)
+    await finished(ended)
+    client.submit(replace(request("r2", seconds=1.0, credit_ms=100), is_held=True), held)
+    for response_id in ("r1", "r2", "nobody"):
+        client.release(response_id)
+    client.grant("r2", 2_000)
+    assert (await finished(held)).status == "completed"
+    await client.close()
+    assert released == ["r2"]
+
+
+async def test_a_response_released_while_the_engine_loads_is_not_held_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[GenerateRequest] = []
+    submit = EchoEngine.submit
+
+    def keep(engine: EchoEngine, asked: GenerateRequest) -> None:
+        submitted.append(asked)
+        submit(engine, asked)
+
+    monkeypatch.setattr(EchoEngine, "submit", keep)
+    client, first, second = ThreadEngineClient(ECHO), Inbox(), Inbox()
+    for number, inbox in enumerate((first, second)):
+        client.submit(replace(request(f"r{number}"), is_held=True), inbox)
+    client.release("r0")
+    await client.start()
+    await finished(first)
+    await finished(second)
+    await client.close()
+    assert [(asked.response_id, asked.is_held) for asked in submitted] == [("r0", False), ("r1", True)]
 
 
 async def test_more_responses_than_allowed_are_refused_and_the_others_live(client: EngineClient) -> None:

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.interface import AudioDelta, GenerateRequest
-from rtc_server.inference.wire import HEADER, MAX_FRAME_BYTES, Cancel, EngineEvents, FrameReader, Submit, encode
+from rtc_server.inference.wire import (
+    HEADER,
+    MAX_FRAME_BYTES,
+    Cancel,
+    EngineEvents,
+    FrameReader,
+    Release,
+    Submit,
+    encode,
+)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
@@ -16,6 +25,7 @@ def test_messages_arrive_whole_however_the_stream_is_cut(cuts: list[int]) -> Non
     pcm = np.arange(300, dtype=np.int16)
     sent = [
         Submit(GenerateRequest("c", "r", "t", (), pcm)),
+        Release("r"),
         Cancel("r"),
         EngineEvents((AudioDelta("r", pcm, 4, 1.0),)),
     ]

@@ -135,6 +135,27 @@ async def test_the_limit_is_the_machines_not_the_nodes() -> None:
         await router.answer(REQUEST, CALLER)
 
 
+async def test_the_engines_limit_counts_where_it_is_lower_and_once_it_is_known() -> None:
+    engine_calls: list[int | None] = [None]
+    node = CountingNode("a", 1)
+    router = MediaRouter([node], 3, lambda: engine_calls[0])
+    router.open()
+    await router.answer(REQUEST, CALLER)
+    engine_calls[0] = 2
+    assert router.limit.max_calls == 2
+    with pytest.raises(ServerFullError, match="engine") as by_engine:
+        await router.answer(REQUEST, CALLER)
+    with pytest.raises(ServerFullError, match="engine"):
+        await router.open_channel(ChannelRequest(), NoPeer(), CALLER)
+    assert int(by_engine.value.headers["Retry-After"]) > 0
+    engine_calls[0] = 100
+    assert router.limit.max_calls == 3
+    await router.answer(REQUEST, CALLER)
+    with pytest.raises(ServerFullError) as by_server:
+        await router.answer(REQUEST, CALLER)
+    assert by_server.value.message == "All 3 lines are busy."
+
+
 async def test_without_a_ready_node_callers_are_asked_to_wait() -> None:
     router = opened([CountingNode("a", is_ready=False)], max_calls=4)
     with pytest.raises(NotReadyError):

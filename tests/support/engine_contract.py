@@ -188,6 +188,7 @@ BAD_REQUESTS: dict[str, dict[str, object]] = {
     "no speed": {"speed": float("nan")},
     "unknown output": {"output": "smell"},
     "transcript of text": {"output": "transcript", "audio": None},
+    "listening to text": {"output": "listen", "audio": None},
     "unknown choice": {"tool_choice": "maybe"},
     "a required tool that is not there": {"tool_choice": "required"},
     "two tools of one name": {"tools": (SPOON, SPOON)},
@@ -259,6 +260,7 @@ class EngineContract:
         driver.engine.cancel(key)
         driver.engine.cancel(key)
         driver.engine.grant(key, 5_000)
+        driver.engine.release(key)
         driver.settle()
         assert [type(event) for event in driver.events[key][count:]] == [ResponseDone]
         assert driver.done(key).status == "cancelled"
@@ -269,9 +271,32 @@ class EngineContract:
         for other in (key, "nobody"):
             driver.engine.cancel(other)
             driver.engine.grant(other, 1_000)
+            driver.engine.release(other)
         driver.settle(0.05)
         assert len(driver.events[key]) == count
         assert not driver.engine.has_work
+
+    @pytest.mark.parametrize("is_held", [True, False], ids=["held", "never held"])
+    @pytest.mark.parametrize("delay_seconds", [0.0, 0.1], ids=["at once", "while it works"])
+    def test_a_response_that_is_released_answers_as_usual(
+        self, driver: Driver, is_held: bool, delay_seconds: float
+    ) -> None:
+        usual = driver.say(recording("f0_rms"), seed=3)
+        key = driver.submit(recording("f0_rms"), seed=3, is_held=is_held)
+        driver.settle(delay_seconds)
+        driver.engine.release(key)
+        driver.engine.release(key)
+        driver.finish(key)
+        assert_lawful(driver, key)
+        assert driver.text(key) == driver.text(usual)
+        np.testing.assert_array_equal(driver.audio(key), driver.audio(usual))
+
+    def test_a_held_response_can_be_dropped(self, driver: Driver) -> None:
+        key = driver.submit(recording("f0_rms"), is_held=True, audio_credit_ms=100)
+        driver.settle(0.05)
+        driver.engine.cancel(key)
+        driver.settle()
+        assert driver.done(key).status == "cancelled"
 
     def test_audio_never_exceeds_the_credit(self, driver: Driver) -> None:
         key = driver.submit(recording("f0_rms"), audio_credit_ms=0)
@@ -346,6 +371,15 @@ class EngineContract:
         kinds = {type(event) for event in driver.events[key]}
         assert kinds <= {ResponseStarted, TranscriptDelta, Transcript, ResponseDone}
 
+    def test_listening_ahead_makes_no_output_and_is_refused_where_it_is_not_wanted(self, driver: Driver) -> None:
+        if not driver.engine.info.listen_ahead_ms:
+            with pytest.raises(ValueError, match=r"listen.*\.$"):
+                driver.submit(recording("f0_rms"), output="listen")
+            return
+        key = driver.say(recording("f0_rms"), output="listen", is_held=True, audio_credit_ms=0)
+        assert driver.done(key).status == "completed"
+        assert {type(event) for event in driver.events[key]} <= {ResponseStarted, ResponseDone}
+
     @pytest.mark.parametrize(
         "items",
         [
@@ -393,6 +427,8 @@ class EngineContract:
         assert info.name
         assert info.sample_rate in (8_000, 16_000, 22_050, 24_000, 48_000)
         assert info.max_sequences >= 1
+        assert info.max_calls is None or info.max_calls >= 1
+        assert info.listen_ahead_ms >= 0
         assert info.voices
         key = driver.say(recording("f0_rms"), voice=info.voices[0])
         assert driver.done(key).status in self.reply_ends

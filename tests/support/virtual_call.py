@@ -33,6 +33,7 @@ from rtc_server.calls.intents import (
     GrantAudio,
     JudgeTurn,
     Observe,
+    ReleaseRequest,
     SendAudio,
     SendEvent,
     StopJudging,
@@ -76,6 +77,7 @@ class VirtualCall:
         over_socket: bool = False,
         session_type: Literal["realtime", "transcription"] = "realtime",
         responses_per_minute: int = 120,
+        listen_ahead_ms: int = 0,
         **detection: Any,
     ) -> None:
         """`over_socket`: sound in events both ways, as over a WebSocket."""
@@ -93,6 +95,7 @@ class VirtualCall:
             speed_range=(0.5, 1.5),
             supports_tools=True,
             listens_to_history=listens_to_history,
+            listen_ahead_ms=listen_ahead_ms,
         )
         session = SessionConfig(
             type=session_type,
@@ -129,6 +132,7 @@ class VirtualCall:
         self.requests: list[GenerateRequest] = []
         self.cancelled: list[str] = []
         self.granted: list[tuple[str, int]] = []
+        self.released: list[str] = []
         self.observed: list[Observe] = []
         self.frames: list[Pcm16] = []
         self.judged: list[Pcm16] = []
@@ -200,6 +204,8 @@ class VirtualCall:
                     self.cancelled.append(response_id)
                 case GrantAudio(response_id, audio_ms):
                     self.granted.append((response_id, audio_ms))
+                case ReleaseRequest(response_id):
+                    self.released.append(response_id)
                 case JudgeTurn(audio):
                     self.judged.append(audio)
                 case StopJudging():

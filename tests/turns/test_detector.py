@@ -155,6 +155,21 @@ def test_what_is_recognised_at_a_pause_is_what_is_answered_at_the_endpoint() -> 
     assert np.array_equal(at_pause, turns.utterance())
 
 
+def test_what_was_said_so_far_only_grows_and_is_how_the_whole_turn_begins() -> None:
+    turns, so_far = detector(), list[Pcm16]()
+    for piece in packets(numbered(script(1_000, 600, 300, 500, 1_000)), [320] * 200):
+        for event in turns.receive_audio(piece):
+            if isinstance(event, SpeechStopped):
+                whole = turns.utterance()
+        if turns.is_speaking:
+            so_far.append(turns.utterance())
+            assert turns.utterance_samples == len(so_far[-1])
+    lengths = [len(part) for part in so_far]
+    assert lengths == sorted(lengths)
+    for part in so_far:
+        np.testing.assert_array_equal(part, whole[: len(part)])
+
+
 def test_pauses_are_offsets_into_the_audio_and_lie_in_silence() -> None:
     turns = detector()
     heard(turns, script(1_000, 300, 200, 300, 200, 300, 500))

@@ -251,6 +251,9 @@ class CascadeEngine:
         if response is not None:
             response.credit.grant(audio_ms)
 
+    def release(self, response_id: str) -> None:
+        """Nothing to do: held responses are worked on like all others."""
+
     def step(self, now: float) -> list[EngineEvent]:
         """Turn what the workers finished into events, emit what credit allows, and give workers new work."""
         events: list[EngineEvent] = list(self._ended)
