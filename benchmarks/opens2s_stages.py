@@ -8,7 +8,8 @@
 One stream, an utterance of 3 s. *Bound*: the stage's weights over the measured copy rate, or its operations over the
 measured rate of a large matrix product, whichever is longer. *Eager*: launched from Python. *Graph*: the same kernels
 replayed from a CUDA graph. Medians over many runs; a text or speech step includes embedding, head and sampling. The
-line "engine" is the backend as it serves: steps of both models, the flow and the vocoder replayed, the rest launched.
+line "engine" is the backend as it serves: passes of both models, the encoder, the flow and the vocoder replayed, the
+rest launched; sound is decoded beside the models.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.support.machine import ROOT, provenance
 from model.backends.opens2s.engine import OpenS2SEngine
 from model.backends.opens2s.loading import Parts
+from model.backends.opens2s.memory import BLOCK_SIZE
 from model.backends.opens2s.options import OpenS2SOptions
 from model.decoder.decoder import Decoder
 from model.decoder.source import SourceDraws
+from model.engine.paged_cache import PagedKvCache
 from model.interface import INPUT_SAMPLE_RATE, AudioDelta, GenerateRequest, TextDelta
 from model.opens2s.features import LogMelConfig, LogMelStream
-from model.opens2s.kv_cache import StaticKvCache
 from model.opens2s.language_model import LanguageModel
 from model.opens2s.sampling import Sampling, sample
 
@@ -182,13 +184,15 @@ class Bench:
     def _step(self, name: str, lm: LanguageModel, length: int, sampling: Sampling) -> None:
         """A token from `length` inputs over a cache that is half full; its own output is the next input."""
         weight = lm.norm.weight
-        cache = StaticKvCache(lm.config, 1, CACHE_POSITIONS, weight.device, weight.dtype)
-        start = 0 if length > 8 else CACHE_POSITIONS // 2
-        positions = torch.arange(start, start + length, device=weight.device)[None]
+        num_blocks = CACHE_POSITIONS // BLOCK_SIZE
+        cache = PagedKvCache(lm.config, num_blocks, BLOCK_SIZE, weight.device, weight.dtype)
+        table = torch.arange(1, num_blocks + 1, device=weight.device)[None]
+        start = torch.tensor([0 if length > 8 else CACHE_POSITIONS // 2], device=weight.device)
+        count = torch.tensor([length], device=weight.device)
         ids = torch.zeros(1, length, dtype=torch.int64, device=weight.device)
 
         def work() -> None:
-            hidden = lm(lm.embed(ids), cache.at(positions))
+            hidden = lm(lm.embed(ids), cache.at(table, start, count, length))
             ids[:, -1] = sample(lm.logits(hidden[:, -1]), sampling)
 
         self._add(name, work, size_of(lm) - size_of(lm.embed_tokens), weight.dtype)
@@ -249,8 +253,8 @@ def first_audio(engine: OpenS2SEngine, runs: int) -> dict[str, float]:
         audio = noise(SECONDS)
         audio[:1] = number  # not one that it has heard before
         begun = time.monotonic()
-        engine.submit(GenerateRequest("", f"r{number}", f"t{number}", (), audio, max_output_tokens=24, seed=number))
-        engine.grant(f"r{number}", REPLY_MS)
+        request = GenerateRequest("", f"r{number}", f"t{number}", (), audio, max_output_tokens=24, seed=number)
+        engine.submit(replace(request, audio_credit_ms=REPLY_MS))
         text = sound = None
         samples = 0
         while engine.has_work and samples < REPLY_MS * engine.info.sample_rate // 1000:

@@ -91,7 +91,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "model.weights": (),
     "model.registry": ("model.interface", "model.weights", "model.backends"),
     "model.backends": ("model",),
-    "model.engine": ("model.interface", "model.engine"),
+    "model.engine": ("model.engine", "model.opens2s", "model.decoder", "model.graphs", "model.interface"),
     "model.graphs": (),
     "model.decoder": ("model.decoder", "model.graphs"),
     "model.opens2s": ("model.opens2s", "model.interface", "model.graphs"),
@@ -123,13 +123,15 @@ PURE = (
     "model.decoder.config",
     "model.decoder.live_window",
     "model.backends.opens2s.options",
+    *("model.engine.blocks", "model.engine.costs", "model.engine.sequence", "model.engine.scheduler"),
+    "model.engine.core",
 )
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
     *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
+    *("admission", "listening"),
 )
 IMPURE_LIBRARIES = {
-    *("admission", "listening"),
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
     *("threading", "queue", "time", "signal", "http", "urllib"),
 }

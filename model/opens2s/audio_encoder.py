@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.graphs import RecordedFunction
+
 from .config import AudioEncoderConfig, OpenS2SConfig
 from .features import LogMel
 from .tensors import Target, targets_of
@@ -145,17 +147,44 @@ class Listener(nn.Module):
         self.adapter = Adapter(
             config.audio.hidden_size, config.llm.hidden_size, config.adapter_inner_dim, config.conv_kernel_sizes
         )
+        self.recorded = RecordedFunction[Tensor](self.encoder)
+        """The encoder, or a recording of it where somebody made one."""
 
     def num_embeddings(self, num_frames: int) -> int:
         """How many embeddings an utterance of `num_frames` mel frames becomes: 6.25 per second."""
         return self.adapter.length(self._num_vectors(num_frames))
 
+    def num_windows(self, num_frames: int) -> int:
+        """How many windows an utterance of `num_frames` mel frames takes."""
+        return max(1, -(-num_frames // self.encoder.config.window_frames))
+
     @torch.inference_mode()
     def encode(self, mel: LogMel) -> Tensor:
         """One utterance -> [embeddings, hidden of the text model]; longer than a window: window by window."""
-        vectors = self._encode_windows(mel)[: self._num_vectors(mel.num_frames)]
+        windows = [self.encode_window(mel, number) for number in range(self.num_windows(mel.num_frames))]
+        return self.adapt(windows, mel.num_frames)
+
+    @torch.inference_mode()
+    def encode_window(self, mel: LogMel, number: int) -> Tensor:
+        """One window of an utterance -> its vectors [positions / 2, hidden], the silence at the end included."""
+        size = self.encoder.config.window_frames
+        weight = self.encoder.conv1.weight
+        features = torch.from_numpy(mel.features[None, :, number * size : (number + 1) * size])
+        vectors: Tensor = self.recorded(features.to(weight.device, weight.dtype))
+        return vectors[0]
+
+    @torch.inference_mode()
+    def adapt(self, windows: Sequence[Tensor], num_frames: int) -> Tensor:
+        """All windows of an utterance of `num_frames` mel frames -> [embeddings, hidden of the text model]."""
+        vectors = torch.cat(list(windows))[: self._num_vectors(num_frames)]
         embeddings: Tensor = self.adapter(vectors[None])[0]
         return embeddings
+
+    def record(self) -> bool:
+        """Record the encoder for one window. False where there is no GPU, or it is recorded already."""
+        config, weight = self.encoder.config, self.encoder.conv1.weight
+        shape = (1, config.num_mel_bins, config.window_frames)
+        return self.recorded.record(torch.zeros(shape, device=weight.device, dtype=weight.dtype))
 
     @torch.inference_mode()
     def encode_batch(self, mels: Sequence[LogMel]) -> list[Tensor]:
@@ -173,14 +202,7 @@ class Listener(nn.Module):
 
     def _encode_windows(self, mel: LogMel) -> Tensor:
         """[windows * vectors per window, hidden], the silence at the end included."""
-        size = self.encoder.config.window_frames
-        count = max(1, -(-mel.num_frames // size))
-        weight = self.encoder.conv1.weight
-        features = torch.from_numpy(mel.features[:, : count * size])
-        features = features.to(weight.device, weight.dtype)
-        windows = features.view(features.shape[0], count, size).transpose(0, 1)
-        encoded: Tensor = self.encoder(windows)
-        return encoded.flatten(0, 1)
+        return torch.cat([self.encode_window(mel, number) for number in range(self.num_windows(mel.num_frames))])
 
     def _num_vectors(self, num_frames: int) -> int:
         """Valid vectors of an utterance: of each of its windows on its own, added up."""

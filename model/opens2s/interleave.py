@@ -54,6 +54,17 @@ class ReplyOrder:
         """The speech ended because its budget was used."""
         self.next: Step = "text"
 
+    @property
+    def due(self) -> int:
+        """How many tokens of kind `next` follow in a row, unless one of them ends it earlier; 0 when done."""
+        if self.next == "done":
+            return 0
+        if self.next == "text":
+            group = self._interleaving.num_text - self._in_group if self._has_speech else self.max_text
+            return min(group, self.max_text - self.num_text)
+        left = self._max_units - self.num_units
+        return left if self.is_text_finished else min(left, self._interleaving.num_units - self._in_group)
+
     def add_text(self, token: int) -> None:
         """A text token was made."""
         assert self.next == "text", self.next

@@ -1,7 +1,7 @@
 """Keys and values of past positions, and attention over them.
 
 A language model asks its `Attention` for the positions of what it is given and for attention over everything up to
-there, so growing and static caches, and paged ones some day, are interchangeable.
+there, so that this cache and the engine's (`model.engine.paged_cache`) are interchangeable.
 """
 
 from __future__ import annotations
@@ -90,42 +90,3 @@ class _Pass:
             is_causal=self._is_causal,
             enable_gqa=True,
         )
-
-
-class StaticKvCache:
-    """A batch of sequences with room for `capacity` positions each. Shapes never change, so that steps can be recorded
-    as CUDA graphs: what is beyond a sequence's position is masked out, not left out."""
-
-    def __init__(
-        self, config: LanguageModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
-        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        self._places = torch.arange(capacity, device=device)
-        self._rows = torch.arange(batch, device=device)
-
-    def at(self, positions: Tensor, reach: int | None = None) -> _StaticPass:
-        """The pass over `positions`, int64 [B, T] on the device, rising by one within a row.
-
-        `reach`: only positions below it are looked at, which must hold all of `positions`; None means the capacity."""
-        k, v = self.k[..., :reach, :], self.v[..., :reach, :]
-        return _StaticPass(k, v, positions, self._places[:reach] <= positions[..., None], self._rows)
-
-
-class _StaticPass:
-    def __init__(self, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor, rows: Tensor) -> None:
-        self._k, self._v, self.positions, self._rows = k, v, positions, rows
-        self._mask = mask  # [B, T, capacity]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._k[layer], self._v[layer]
-        # The index [B, 1], [B, T] picks [B, T, kv heads, head_dim].
-        keys[self._rows[:, None], :, self.positions] = k.transpose(1, 2)
-        values[self._rows[:, None], :, self.positions] = v.transpose(1, 2)
-        batch, heads, length, head_dim = q.shape
-        group = heads // k.shape[1]
-        # Query heads that share a key head become rows of one query, so that no SDPA kernel has to repeat keys:
-        # [B, heads, T, head_dim] -> [B, kv heads, group * T, head_dim]
-        grouped = q.reshape(batch, k.shape[1], group * length, head_dim)
-        mask = self._mask[:, None].expand(batch, group, length, -1).reshape(batch, 1, group * length, -1)
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)

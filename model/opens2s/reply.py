@@ -1,4 +1,8 @@
-"""One reply: prompt -> text and speech tokens, one forward pass at a time."""
+"""One reply by itself: prompt -> text and speech tokens, one forward pass at a time.
+
+The plainest loop over both language models. The server's engine (`model.engine`) gives the same tokens for many replies
+at once; tests and benchmarks take this one as what is right.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .interleave import ReplyOrder
-from .lanes import Lane, LanePair
+from .kv_cache import FIRST_CAPACITY, KvCache
 from .language_model import LanguageModel
 from .model import OpenS2S
 from .sampling import Sampling, sample
@@ -24,11 +28,23 @@ class Token:
     """Of the text model's vocabulary, or the kept id of the speech model's (see `SpeechVocabulary.rows`)."""
 
 
-class Reply:
-    """The two sequences of one reply, and the tokens that come out of them.
+class Lane:
+    """One sequence in one language model."""
 
-    `max_prefill` bounds the positions of one step, so that a long prompt does not hold up other replies.
-    """
+    def __init__(self, lm: LanguageModel, capacity: int = FIRST_CAPACITY) -> None:
+        """`capacity`: positions that are likely to be needed."""
+        self.lm = lm
+        weight = lm.norm.weight
+        self.cache = KvCache(lm.config, weight.device, weight.dtype, capacity)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """Append embeddings [T, hidden]; returns the hidden state of the last one, [hidden]."""
+        hidden: Tensor = self.lm(embeds[None], self.cache.begin(len(embeds)))
+        return hidden[0, -1]
+
+
+class Reply:
+    """The two sequences of one reply, and the tokens that come out of them."""
 
     def __init__(
         self,
@@ -40,44 +56,31 @@ class Reply:
         unit_sampling: Sampling,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
-        max_prefill: int = 1 << 30,
-        lanes: LanePair | None = None,
     ) -> None:
-        """prompt: embeddings of the text model, [positions, hidden]; speaker: [512], None for the released voice;
-        lanes: empty ones to use, None makes some."""
+        """prompt: embeddings of the text model, [positions, hidden]; speaker: [512], None for the released voice."""
         assert prompt.dim() == 2, prompt.shape
         self._model, self._generator = model, generator
         self._text_sampling, self._unit_sampling = text_sampling, unit_sampling
         self.order = order
-        self.llm, self.tts = lanes or LanePair(Lane(model.llm, len(prompt) + order.max_text), Lane(model.speech.lm))
+        self.llm, self.tts = Lane(model.llm, len(prompt) + order.max_text), Lane(model.speech.lm)
         self._text_input = prompt  # not yet forwarded
         with torch.inference_mode():
             self._unit_inputs = [model.speech.speaker(speaker)]  # likewise, [hidden] each
-        self._max_prefill = max_prefill
 
     @property
     def is_done(self) -> bool:
         return self.order.next == "done"
 
-    @property
-    def is_prefilling(self) -> bool:
-        """The next step reads a part of the prompt and yields no token."""
-        return len(self._text_input) > self._max_prefill
-
     @torch.inference_mode()
     def step(self) -> Token | None:
-        """One forward pass. None: only a part of the prompt was read, or the reply is done."""
+        """One forward pass; None once the reply is done."""
         if self.order.next == "text":
             return self._text_step()
         if self.order.next == "unit":
             return self._unit_step()
         return None
 
-    def _text_step(self) -> Token | None:
-        if self.is_prefilling:
-            self.llm.forward(self._text_input[: self._max_prefill])
-            self._text_input = self._text_input[self._max_prefill :]
-            return None
+    def _text_step(self) -> Token:
         hidden = self.llm.forward(self._text_input)
         token = self._choose(self.llm.lm.logits(hidden), self._text_sampling)
         self._text_input = self.llm.lm.embed(token)[None]

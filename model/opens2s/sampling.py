@@ -65,3 +65,51 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     # which wait for the device.
     clocks = torch.empty_like(chances).exponential_(1.0, generator=generator)
     return (chances / clocks).argmax(dim=-1)
+
+
+def sample_rows(logits: Tensor, sampling: Sampling, seeds: Tensor, steps: Tensor) -> Tensor:
+    """One token per row: logits [B, ids] -> int64 [B], where row b's choice depends on its logits, seeds[b] and
+    steps[b] (int64 [B]: how many tokens of its kind the sequence has) alone, and not on its batch or on the device.
+
+    The law is that of `sample`; of ids that tie for the last place of top-k only the first ones are kept."""
+    if sampling.is_greedy:
+        return logits.argmax(dim=-1)
+    count = logits.shape[-1]
+    if 0 < sampling.top_k < count:  # descending; a fraction of what sorting everything costs
+        scores, ids = torch.topk(logits.float(), sampling.top_k, dim=-1)
+    elif sampling.top_p < 1.0:
+        scores, ids = torch.sort(logits.float(), descending=True, dim=-1)
+    else:
+        scores, ids = logits.float(), torch.arange(count, device=logits.device).expand_as(logits)
+    chances = (scores / sampling.temperature).softmax(dim=-1)
+    if sampling.top_p < 1.0:
+        before = chances.cumsum(dim=-1) - chances  # what is likelier; the likeliest always stays
+        chances = chances.masked_fill(before >= sampling.top_p, 0.0)
+    chosen = (chances / clocks(seeds, steps, ids)).argmax(dim=-1, keepdim=True)
+    return ids.gather(-1, chosen).squeeze(-1)
+
+
+def clocks(seeds: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
+    """Exponential numbers, float32, one for each of ids [B, n] under seeds [B] and steps [B], all int64: the same
+    wherever and with whomever they are computed. A counter-based generator: the mixer of SplitMix64 (Steele et al.,
+    2014) over the three numbers."""
+    base = _mix(seeds + _mix(steps))
+    bits = _mix(base[:, None] + ids * _GOLDEN)
+    uniform = (_shift(bits, 41).float() + 0.5) * 2.0**-23  # in (0, 1): with one bit more the last one would be 1
+    return -uniform.log()
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as signed numbers: torch's integers wrap around
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _GOLDEN
+    x = (x ^ _shift(x, 30)) * _FIRST
+    x = (x ^ _shift(x, 27)) * _SECOND
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """To the right, zeros coming in."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -24,8 +24,8 @@ class EngineSection(Section):
     """How far the engine's process steps back for the media process (0 = not at all)."""
     cpu_affinity: tuple[CpuNumber, ...] = ()
     """Processor numbers that the engine's process may use; [] means all."""
-    max_pending: int = Field(32, ge=1, le=1_000)
-    """Responses queued and running at once; one more fails with "engine_busy"."""
+    max_pending: int = Field(64, ge=1, le=1_000)
+    """Responses queued and running at once, guesses and listening ahead included; one more fails with "engine_busy"."""
     audio_credit_ms: int = Field(1000, ge=200, le=60_000)
     """Audio that may be generated ahead of playout; little is then thrown away on an interruption."""
     response_timeout_seconds: float = Field(20.0, ge=1.0, le=600.0)
@@ -98,8 +98,14 @@ class OpenS2SSection(Section):
     """Store the large matrices in 8 bits: half the memory, slower, and slightly different replies."""
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the decoder, which makes sound from speech tokens."""
-    max_sequences: int = Field(8, ge=1, le=64)
-    """Replies generated at the same time; more wait. Each holds memory for context_tokens."""
+    max_sequences: int = Field(16, ge=1, le=64)
+    """Replies generated at the same time; more wait. The caches are as large as all of them may need."""
+    max_batch: int = Field(0, ge=0, le=64)
+    """Replies in one step of the models; 0 means max_sequences. Fewer make steps shorter, and the others wait for the
+    next one."""
+    kv_cache_gb: float = Field(0.0, ge=0.0, le=10_000.0)
+    """Most memory for the caches, in GB (10^9 bytes); 0 means no bound on the processor, and on a GPU three quarters of
+    what the weights leave. With less than max_sequences replies may need, fewer of full length run at once."""
     max_output_tokens: int = Field(256, ge=1, le=1_024)
     """Length of a reply in text tokens, unless the session asks for fewer."""
     temperature: float = Field(0.2, ge=0.0, le=2.0)

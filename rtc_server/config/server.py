@@ -27,7 +27,8 @@ class ServerSection(Section):
     certs_dir: str = Field("certs", min_length=1)
     """Folder of the TLS certificate; a local one is made there when it holds none."""
     max_calls: int = Field(10, ge=1, le=10_000)
-    """Calls at once; the next caller gets 503 and is told when to try again."""
+    """Calls at once; the next caller gets 503 and is told when to try again. An engine that measured how many calls it
+    serves in time may allow fewer, never more."""
     media_workers: int = Field(1, ge=0, le=256)
     """Processes that carry the calls, each with its own event loop and sockets; 0 = in the signaling process."""
     media_cpu_affinity: tuple[CpuNumber, ...] = ()

@@ -52,7 +52,7 @@ class EngineSettings:
     options: Mapping[str, object]
     nice: int = 0
     cpu_affinity: tuple[int, ...] = ()
-    max_pending: int = 32
+    max_pending: int = 64
     """Responses alive at once, queued and running; one more is refused with `engine_busy`."""
     restart_backoff_seconds: float = 0.5
     restart_backoff_max_seconds: float = 30.0

@@ -28,7 +28,7 @@ class Configure:
     options: Mapping[str, object]
     nice: int = 0
     cpu_affinity: tuple[int, ...] = ()
-    max_pending: int = 32
+    max_pending: int = 64
     listen_path: str | None = None
     huge_pages: bool = True
     log_style: LogStyle = field(default_factory=LogStyle)

@@ -26,6 +26,7 @@ def small_checkpoint(folder: Path) -> dict[str, object]:
         "decoder": str(decoder),
         "device": "cpu",
         "max_output_tokens": MAX_TEXT,
+        "max_sequences": 4,  # warming up answers as many at once
         "threads": 1,
     }
 

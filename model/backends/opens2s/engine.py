@@ -1,8 +1,7 @@
-"""OpenS2S as a `SpeechEngine`: every step does one bounded piece of work for the response that needs it most.
+"""OpenS2S as a `SpeechEngine`: requests become sequences of the engine's core, what comes out of it becomes events.
 
-A piece is: one audio of a prompt, one part of its positions, one token of either model, or one chunk of sound. Each
-response has its own caches; they share the weights and the device, not a batch. Nothing here has a thread: the host
-calls `step` as long as there is work.
+Nothing here has a thread: the host calls `step` as long as there is work, and every step does one bounded piece for
+whoever needs it most (model/engine/scheduler.py).
 """
 
 from __future__ import annotations
@@ -11,14 +10,20 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from model.backends.requests import check_request
 from model.decoder.chunks import ChunkPlan
-from model.decoder.live_stream import LiveStream
 from model.decoder.live_window import LiveOptions, usual_lengths
+from model.engine.blocks import BlockManager
+from model.engine.core import BusyError, CoreStats, Ended, EngineCore, Output, SoundMade, Started, TextMade
+from model.engine.costs import MAX_SOUND_BATCH, Costs
+from model.engine.hearing import Hearing
+from model.engine.runner import RunnerOptions, TorchRunner
+from model.engine.scheduler import Limits
+from model.engine.sequence import SoundShape
 from model.interface import (
     INPUT_SAMPLE_RATE,
     EngineEvent,
@@ -31,30 +36,30 @@ from model.interface import (
     Wake,
 )
 from model.opens2s.generation_config import DEFAULT_MAX_UNITS
-from model.opens2s.interleave import ReplyOrder
-from model.opens2s.lanes import LanePool
-from model.opens2s.prompt import AUDIO, DEFAULT_INSTRUCTIONS
-from model.opens2s.reply import Reply, splice
+from model.opens2s.prompt import DEFAULT_INSTRUCTIONS
 from model.opens2s.sampling import Sampling
 
-from .conversation import Prompt, build_prompt
-from .hearing import Hearing
+from .conversation import build_prompt
 from .loading import Parts, load_parts
+from .memory import BLOCK_SIZE, CacheSizes, cache_sizes
 from .options import OpenS2SOptions
 from .response import Response
+from .sequences import SequenceMaker
 
 log = logging.getLogger(__name__)
 
 NAME = "opens2s"
 MAX_LIVE = 64
 """Responses inside the engine, waiting ones included; one more fails with `engine_busy`."""
-SHARE_FOR_LANES = 0.8  # of the memory that is free; the rest is for what a step needs besides
-WARM_UP_MS = 2_000  # a first chunk and several later ones
-MAX_PREFILL = 512
-"""Positions of a prompt that one step reads."""
+MAX_READ = 512
+"""Positions of prompts that one step reads."""
 SPEECH_TEMPERATURE = 1.0  # the reference's; the speech model was not made to be sampled more coldly
 MIN_SAMPLES = INPUT_SAMPLE_RATE // 10
 """Shorter audio holds no word; the encoder has nothing to say about it."""
+LISTEN_AHEAD_MS = 30_000
+"""One window of the encoder."""
+WARM_UP_MS = 2_000  # a first chunk and several later ones
+WARM_UP_TOKENS = 16
 
 
 class OpenS2SEngine:
@@ -64,21 +69,51 @@ class OpenS2SEngine:
         self._options = options
         self._parts: Parts | None = load_parts(options)
         parts = self._parts
+        config, decoder = parts.checkpoint.config, parts.decoder
+        self._sizes = cache_sizes(parts.model, options, self._max_units)
         self._hearing = Hearing(parts.model.listener, parts.checkpoint.front_end)
-        self._plan = ChunkPlan(block_units=parts.decoder.config.flow.encoder.block_size)
-        self._lanes: LanePool | None = None
+        max_batch = options.max_batch or options.max_sequences
+        self._runner = TorchRunner(
+            parts.model,
+            decoder,
+            self._hearing,
+            RunnerOptions(
+                num_text_blocks=self._sizes.text_blocks,
+                num_speech_blocks=self._sizes.speech_blocks,
+                block_size=BLOCK_SIZE,
+                max_sequences=options.max_sequences,
+                max_batch=max_batch,
+                text_sampling=Sampling(options.temperature, parts.checkpoint.text_generation.top_k, options.top_p),
+                unit_sampling=Sampling(SPEECH_TEMPERATURE, parts.checkpoint.speech_generation.top_k),
+            ),
+        )
+        self._plan = ChunkPlan(block_units=decoder.config.flow.encoder.block_size)
+        frame_ms = decoder.config.vocoder.frame_samples * 1000 / decoder.sample_rate
+        shape = SoundShape(self._plan, 1000 / decoder.token_rate, LiveOptions().hold_back_frames * frame_ms)
+        self._core = EngineCore(
+            self._runner,
+            Limits(options.max_sequences, max_batch, MAX_READ, config.interleaving.num_units),
+            Costs(config.interleaving.num_units, shape.unit_ms),
+            BlockManager(self._sizes.text_blocks, BLOCK_SIZE),
+            BlockManager(self._sizes.speech_blocks, BLOCK_SIZE),
+            is_sound=parts.checkpoint.vocabulary.is_sound,
+            sample_rate=decoder.sample_rate,
+            clock=time.monotonic,
+        )
+        self._maker = SequenceMaker(parts, self._hearing, shape, self._max_units)
         self._info = EngineInfo(
             name=NAME,
-            sample_rate=parts.decoder.sample_rate,
+            sample_rate=decoder.sample_rate,
             max_sequences=options.max_sequences,
             gives_transcripts=False,
             listens_to_history=True,
+            listen_ahead_ms=LISTEN_AHEAD_MS,
             voices=tuple(parts.voices),
             description="OpenS2S: hears speech and answers with speech."
             if options.load_format == "auto"
             else "OpenS2S with random weights: noise, for measurements.",
         )
-        self._live: dict[str, Response] = {}  # the first `max_sequences` are worked on
+        self._live: dict[str, Response] = {}
         self._ended: list[ResponseDone] = []  # of cancelled and refused responses, until the next step
         self.num_failures = 0
         """Responses that ended failed because something raised."""
@@ -90,131 +125,150 @@ class OpenS2SEngine:
         return self._info
 
     @property
+    def stats(self) -> CoreStats:
+        return self._core.stats
+
+    @property
+    def sizes(self) -> CacheSizes:
+        """Of the caches."""
+        return self._sizes
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._ended) or any(r.wants_compute or r.can_emit for r in self._running())
+        if self._ended or self._core.has_work:
+            return True
+        return any(response.sequence is None or response.can_emit for response in self._live.values())
 
     def warm_up(self) -> None:
-        """Record what a GPU can replay, then make the first seconds of a reply to noise, so that kernels are chosen and
-        memory is there."""
-        self._record()
-        noise = (np.random.default_rng(0).standard_normal(INPUT_SAMPLE_RATE) * 300).astype(np.int16)
-        request = GenerateRequest("", "warm-up", "", (), noise, max_output_tokens=8, audio_credit_ms=WARM_UP_MS)
-        self.submit(request)
-        while self.has_work:
-            for event in self.step(time.monotonic()):
-                if isinstance(event, ResponseDone) and event.fault is not None:
-                    raise RuntimeError(f"The model cannot speak: {event.fault.message}")
-        self._free(request.response_id)
+        """Record what a GPU can replay; then answer noise, alone and in growing company, so that kernels are chosen,
+        memory is there, and what rounds and sound cost is known."""
+        options, decoder = self._options, self._loaded.decoder
+        if self._loaded.model.device.type == "cuda":
+            self._record()
+        count = 1
+        while True:
+            self._answer_noise(count)
+            if count >= options.max_sequences:
+                break
+            count = min(2 * count, options.max_sequences)
+        self._core.clear()
+        self._core.stats = CoreStats()
         self._hearing.clear()
+        self._info = replace(self._info, max_calls=self._core.scheduler.capacity)
+        log.info(
+            "engine measured",
+            extra={
+                "max_calls": self._info.max_calls,
+                "round_ms": round(self._core.costs.round.at(1), 1),
+                "sound_ms_per_second": round(self._core.costs.sound_per_second(1), 1),
+                "sample_rate": decoder.sample_rate,
+            },
+        )
+
+    def _answer_noise(self, count: int) -> None:
+        generator = np.random.default_rng(count)
+        for number in range(count):
+            noise = (generator.standard_normal(INPUT_SAMPLE_RATE) * 300).astype(np.int16)
+            name = f"warm-up {number}"
+            tokens = min(WARM_UP_TOKENS, self._options.max_output_tokens)
+            request = GenerateRequest("", name, "", (), noise, max_output_tokens=tokens, audio_credit_ms=WARM_UP_MS)
+            self._admit(request)
+        while self._live and self.has_work:
+            for event in self.step(time.monotonic()):
+                fault = event.fault if isinstance(event, ResponseDone) else None
+                if fault is not None and fault.code != "engine_busy":  # a slow machine has no place for so many
+                    raise RuntimeError(f"The model cannot speak: {fault.message}")
+        for response_id in list(self._live):
+            self._free(response_id)
 
     def _record(self) -> None:
-        parts, options = self._loaded, self._options
-        model, decoder = parts.model, parts.decoder
-        if model.device.type != "cuda":
-            return
-        decoder.record(*usual_lengths(decoder.config, LiveOptions(), self._plan))
-        text = min(options.context_tokens + options.max_output_tokens, model.config.llm.max_positions)
-        speech = min(1 + options.max_output_tokens + self._max_units, model.config.tts.max_positions)
-        needed = LanePool.size(model, options.max_sequences, text, speech)
-        free = torch.cuda.mem_get_info(model.device)[0]
-        if needed > SHARE_FOR_LANES * free:
-            log.warning(
-                "too little memory to record the language models' steps; they are launched one by one",
-                extra={"needed_gb": round(needed / 1e9, 1), "free_gb": round(free / 1e9, 1)},
-            )
-            return
-        self._lanes = LanePool(model, options.max_sequences, text, speech)
+        decoder, options = self._loaded.decoder, self._options
+        longest = min(options.context_tokens + options.max_output_tokens, self._sizes.most_text)
+        begun = time.monotonic()
+        count = self._runner.record(longest)
+        batches = [size for size in (1, 2, 4, MAX_SOUND_BATCH) if size <= options.max_sequences]
+        decoder.record(*usual_lengths(decoder.config, LiveOptions(), self._plan), batches)
+        log.info("steps recorded", extra={"passes": count, "seconds": round(time.monotonic() - begun, 1)})
 
     def submit(self, request: GenerateRequest) -> None:
         check_request(request, self._info)
         if request.response_id in self._live:
             raise ValueError(f"response_id {request.response_id!r} is in use.")
+        self._admit(request)
+
+    def _admit(self, request: GenerateRequest) -> None:
         if len(self._live) >= MAX_LIVE:
             fault = EngineFault("engine_busy", f"The engine works on {MAX_LIVE} responses already.")
             self._ended.append(ResponseDone(request.response_id, "failed", time.monotonic(), fault))
             return
-        self._live[request.response_id] = Response(request, self._info.sample_rate)
+        self._live[request.response_id] = Response(request, self._info.sample_rate, time.monotonic())
 
     def cancel(self, response_id: str) -> None:
         if self._free(response_id):
             self._ended.append(ResponseDone(response_id, "cancelled", time.monotonic()))
 
+    def release(self, response_id: str) -> None:
+        response = self._live.get(response_id)
+        if response is not None:
+            response.release(time.monotonic())
+
     def grant(self, response_id: str, audio_ms: int) -> None:
         response = self._live.get(response_id)
         if response is not None:
-            response.grant(audio_ms)
+            response.grant(audio_ms, time.monotonic())
 
     def step(self, now: float) -> list[EngineEvent]:
-        """One piece of work for the response with the least sound ahead, then whatever credit lets out."""
+        """One piece of work for whoever needs it most, then whatever credit lets out."""
         events: list[EngineEvent] = list(self._ended)
         self._ended.clear()
-        waiting = [response for response in self._running() if response.wants_compute]
-        if waiting:
-            response = min(waiting, key=lambda response: response.ahead_ms)
-            try:
-                events += self._advance(response)
-            except Exception as error:  # whatever a model raises ends this response and no other
-                events.append(self._fail(response, error))
-        for response in self._running():
-            events += response.emit(time.monotonic())
-            done = response.done(time.monotonic())
+        for response in list(self._live.values()):
+            if response.sequence is None:
+                events += self._guarded_read(response)
+                break  # one prompt per step: its tokenizer takes milliseconds
+        for output in self._core.step(now):
+            events += self._events(output)
+        at = time.monotonic()
+        for response in list(self._live.values()):
+            events += response.emit(at)
+            done = response.done(at)
             if done is not None:
                 self._free(response.request.response_id)
                 events.append(done)
         return events
 
     def close(self) -> None:
+        if self._parts is None:
+            return
         for response_id in list(self._live):
             self._free(response_id)
         self._ended.clear()
+        self._core.clear()
         self._hearing.clear()
-        self._parts = self._lanes = None
+        self._parts = None
+        del self._core, self._runner, self._maker
 
     # --- one response
 
-    def _running(self) -> list[Response]:
-        return list(self._live.values())[: self._info.max_sequences]
-
-    def _advance(self, response: Response) -> list[EngineEvent]:
-        """One bounded piece of work."""
-        if response.prompt is None:
+    def _guarded_read(self, response: Response) -> list[EngineEvent]:
+        try:
             return self._read(response)
-        if response.reply is None:
-            if len(response.embedded) < len(response.prompt.audios):
-                self._hear(response, response.prompt)
-            else:
-                self._begin(response, response.prompt)
-            return []
-        units = response.units_to_decode(self._plan)
-        if units is not None:
-            assert response.stream is not None
-            is_final = response.reply.is_done
-            response.add_sound(response.stream.decode(response.take_units(units), is_final), is_final)
-            return []
-        token = response.reply.step()
-        events: list[EngineEvent] = []
-        if token is not None and token.kind == "text":
-            events += response.add_text(token.id, time.monotonic())
-            if response.reply.order.is_text_finished:
-                events += response.finish_text(time.monotonic())
-        elif token is not None and self._loaded.checkpoint.vocabulary.is_sound(token.id):
-            response.add_unit(token.id)
-        return events
+        except Exception as error:  # whatever a tokenizer raises ends this response and no other
+            return [self._fail(response, error)]
 
     def _read(self, response: Response) -> list[EngineEvent]:
-        """Make the prompt."""
+        """Make the prompt, and a sequence of it."""
         request, options, checkpoint = response.request, self._options, self._loaded.checkpoint
         started: list[EngineEvent] = [ResponseStarted(request.response_id, time.monotonic())]
         if request.audio is not None and len(request.audio) < MIN_SAMPLES:
             self._free(request.response_id)
             return [*started, ResponseDone(request.response_id, "completed", time.monotonic())]
-        positions = checkpoint.config.llm.max_positions - self._max_text(request)
+        max_text = min(request.max_output_tokens or options.max_output_tokens, options.max_output_tokens)
         try:
-            response.prompt = build_prompt(
+            prompt = build_prompt(
                 request,
                 checkpoint.prompts,
                 request.instructions or options.instructions or DEFAULT_INSTRUCTIONS,
-                max_positions=min(options.context_tokens, positions),
+                max_positions=min(options.context_tokens, self._sizes.most_text - max_text),
                 count=self._hearing.count,
                 min_samples=MIN_SAMPLES,
             )
@@ -222,45 +276,42 @@ class OpenS2SEngine:
             self._free(request.response_id)
             fault = EngineFault("context_too_long", str(error))
             return [*started, ResponseDone(request.response_id, "failed", time.monotonic(), fault)]
-        return started
+        sequence, work = self._maker.make(response, prompt, max_text)
+        response.begin(prompt, sequence, checkpoint.text_decoder())
+        self._runner.open(sequence, work)
+        self._core.add(sequence)
+        return []  # `ResponseStarted` comes when the sequence has a place
 
-    def _hear(self, response: Response, prompt: Prompt) -> None:
-        """Embed the next of the prompt's audios; after a restart of the engine there may be many."""
-        request, number = response.request, len(response.embedded)
-        is_turn = request.audio is not None and number == len(prompt.audios) - 1
-        embedded = self._hearing.embed(prompt.audios[number], request.turn_id if is_turn else None)
-        response.embedded.append(embedded)
-
-    def _begin(self, response: Response, prompt: Prompt) -> None:
-        """The reply can be made."""
-        request, parts, options = response.request, self._loaded, self._options
-        checkpoint = parts.checkpoint
-        order = ReplyOrder(
-            checkpoint.config.interleaving,
-            max_text=self._max_text(request),
-            max_units=self._max_units,
-            text_ends=frozenset(checkpoint.text_generation.end_ids),
-            unit_ends=checkpoint.vocabulary.ends,
-            has_speech=response.speaks,
-        )
-        response.lanes = self._lanes.take() if self._lanes is not None else None
-        reply = Reply(
-            parts.model,
-            splice(parts.model.llm, prompt.ids, response.embedded, AUDIO),
-            order,
-            text_sampling=Sampling(options.temperature, checkpoint.text_generation.top_k, options.top_p),
-            unit_sampling=Sampling(SPEECH_TEMPERATURE, checkpoint.speech_generation.top_k),
-            generator=torch.Generator(parts.model.device).manual_seed(request.seed),
-            speaker=parts.voices[request.voice or self._info.voices[0]],
-            max_prefill=MAX_PREFILL,
-            lanes=response.lanes,
-        )
-        stream = LiveStream(parts.decoder) if response.speaks else None
-        response.begin(reply, stream, checkpoint.text_decoder())
-
-    def _max_text(self, request: GenerateRequest) -> int:
-        most = self._options.max_output_tokens
-        return min(request.max_output_tokens or most, most)
+    def _events(self, output: Output) -> list[EngineEvent]:
+        response = self._live.get(output.sequence.id)
+        if response is None or response.sequence is not output.sequence:
+            return []
+        at = time.monotonic()
+        match output:
+            case Started():
+                if response.has_started:
+                    return []
+                response.has_started = True
+                return [ResponseStarted(response.request.response_id, at)]
+            case TextMade(sequence, token):
+                events: list[EngineEvent] = list(response.add_text(token, at))
+                if sequence.order.is_text_finished:
+                    events += response.finish_text(at)
+                return events
+            case SoundMade(samples=samples):
+                response.add_sound(samples)
+                return []
+            case Ended(error=None):
+                response.is_made = True
+                return []
+            case Ended(error=BusyError() as error):
+                self._free(response.request.response_id)
+                fault = EngineFault("engine_busy", str(error))
+                started = [] if response.has_started else [ResponseStarted(response.request.response_id, at)]
+                return [*started, ResponseDone(response.request.response_id, "failed", at, fault)]
+            case Ended(error=error):
+                assert error is not None
+                return [self._fail(response, error)]
 
     def _fail(self, response: Response, error: Exception) -> ResponseDone:
         """Whatever raised; its text may quote what was said, so the log gets its type and place only."""
@@ -283,8 +334,8 @@ class OpenS2SEngine:
         response = self._live.pop(response_id, None)
         if response is None:
             return False
-        if response.lanes is not None and self._lanes is not None:
-            self._lanes.give_back(response.lanes)
+        if response.sequence is not None:
+            self._core.abort(response.sequence)
         response.close()
         return True
 

@@ -79,7 +79,7 @@ def check_memory(model: OpenS2S, dtype: torch.dtype, device: torch.device) -> No
     if device.type == "cuda":
         free, place = torch.cuda.mem_get_info(device)[0], str(device)
     else:
-        free, place = _free_memory(), "this machine"
+        free, place = free_memory(), "this machine"
     if needed > free:
         raise ValueError(
             f"The weights take {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')}; {place} has "
@@ -87,7 +87,8 @@ def check_memory(model: OpenS2S, dtype: torch.dtype, device: torch.device) -> No
         )
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
+    """Bytes that the machine has left."""
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -23,6 +23,8 @@ BOUNDS = {
     "temperature": (0.0, 2.0),
     "context_tokens": (512, 40_960),  # what Qwen3's positions reach
     "threads": (0, 256),
+    "max_batch": (0, 64),
+    "kv_cache_gb": (0.0, 10_000.0),
 }
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -41,7 +43,11 @@ class OpenS2SOptions:
     dtype: str = "auto"
     quantization: str = "none"
     decoder_dtype: str = "float32"
-    max_sequences: int = 8
+    max_sequences: int = 16
+    max_batch: int = 0
+    """Replies in one step of the models; 0 means `max_sequences`."""
+    kv_cache_gb: float = 0.0
+    """Memory for what was read and said; 0 means what `max_sequences` replies can need, or what a GPU has."""
     max_output_tokens: int = 256
     temperature: float = 0.2
     top_p: float = 0.8

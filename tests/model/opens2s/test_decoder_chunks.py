@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.decoder.chunks import ChunkPlan, ReferenceOverlap
+from model.decoder.chunks import HEARD_SHARE, ChunkPlan, ReferenceOverlap
 from model.decoder.config import RELEASED
-from model.decoder.live_window import LiveOptions, LiveWindow, falling_weights, kept_frames
+from model.decoder.live_window import LiveOptions, LiveWindow, falling_weights, kept_frames, usual_lengths
 from model.decoder.receptive_field import vocoder_frames
 
 PLAN = ChunkPlan()
@@ -155,3 +155,22 @@ def test_blend_weights_fall_and_sum_to_one(length: int) -> None:
     assert old == sorted(old, reverse=True)
     # the newer signal's weights are the same ones backwards
     assert [a + b for a, b in zip(old, reversed(old), strict=True)] == pytest.approx([1.0] * length)
+
+
+def test_every_piece_of_a_long_reply_has_a_usual_length() -> None:
+    options = LiveOptions()
+    flow, vocoder = (set(lengths) for lengths in usual_lengths(RELEASED, options, PLAN))
+    assert len(flow) + len(vocoder) < 64  # each is recorded before the server is ready
+    for num_units in range(150, 400, 7):
+        border = decoded = waiting = 0
+        while decoded < num_units:
+            waiting += 1
+            is_final = decoded + waiting == num_units
+            made_ms = border * 256 * 1000 / 22_050
+            units = PLAN.next_units(decoded, waiting, (1 - HEARD_SHARE) * made_ms, is_final)
+            decoded, waiting = decoded + units, waiting - units
+            window = LiveWindow.plan(RELEASED, options, border, decoded, is_final) if units else None
+            if window is not None:
+                assert window.end - window.flow_start in flow
+                assert window.vocoder_end - window.vocoder_start in vocoder
+                border = window.next_border

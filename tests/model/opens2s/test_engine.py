@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from model.backends.opens2s.engine import OpenS2SEngine, create
-from model.backends.opens2s.response import spoken_by
-from model.interface import AudioDelta, ConversationItem, TextDelta, Usage
+from model.backends.opens2s.engine import MAX_LIVE, OpenS2SEngine, create
+from model.backends.opens2s.memory import BLOCK_SIZE, CacheSizes
+from model.backends.opens2s.response import Response, spoken_by
+from model.engine import hearing
+from model.engine.costs import Costs
+from model.engine.runner import TorchRunner
+from model.engine.scheduler import Limits
+from model.engine.sequence import Sequence
+from model.interface import (
+    AudioDelta,
+    ConversationItem,
+    EngineSetupError,
+    GenerateRequest,
+    ResponseDone,
+    ResponseStarted,
+    TextDelta,
+    Usage,
+)
+from model.opens2s.audio_encoder import Listener
 from model.opens2s.checkpoint import open_checkpoint
 from model.opens2s.prompt import AUDIO
 from tests.support.engine_contract import Driver, EngineContract
@@ -51,6 +70,25 @@ def disposable(options: dict[str, object]) -> Iterator[Driver]:
     driver.engine.close()
 
 
+def engine_of(driver: Driver) -> OpenS2SEngine:
+    assert isinstance(driver.engine, OpenS2SEngine)
+    return driver.engine
+
+
+def sequence_of(driver: Driver, key: str) -> Sequence:
+    """Where the engine's core is with a response."""
+    sequence = engine_of(driver)._live[key].sequence
+    assert sequence is not None
+    return sequence
+
+
+def forget(driver: Driver) -> None:
+    """What was heard and read before."""
+    engine = engine_of(driver)
+    engine._core.clear()
+    engine._hearing.clear()
+
+
 class TestContract(EngineContract):
     reply_ends = ("completed", "incomplete")
 
@@ -70,13 +108,12 @@ def test_a_reply_is_as_long_as_its_speech_tokens(driver: Driver) -> None:
 def test_the_first_sound_comes_before_the_reply_is_finished(driver: Driver) -> None:
     key = driver.submit(recording("f0_rms"))
     driver.run_until(lambda: bool(driver.of(key, AudioDelta)))
-    engine = driver.engine
-    assert isinstance(engine, OpenS2SEngine)
-    order = engine._live[key].reply.order
+    engine = engine_of(driver)
+    order = sequence_of(driver, key).order
     block = engine._parts.decoder.config.flow.encoder.block_size
     group = engine._parts.checkpoint.config.interleaving
-    assert order.num_units == block  # which whole groups fill
-    assert order.num_text == block // group.num_units * group.num_text
+    assert block <= order.num_units <= block + group.num_units  # at most one round more than it takes
+    assert order.num_text <= (block // group.num_units + 1) * group.num_text
     driver.finish(key)
 
 
@@ -105,8 +142,7 @@ def test_voices_sound_different_and_default_is_the_released_one(driver: Driver) 
 
 def prompt_of(driver: Driver, **fields: object) -> tuple[list[int], Usage]:
     """The ids that a request becomes."""
-    engine = driver.engine
-    assert isinstance(engine, OpenS2SEngine)
+    engine = engine_of(driver)
     builder = engine._parts.checkpoint.prompts
     seen: list[list[int]] = []
     ids = type(builder).ids
@@ -204,7 +240,7 @@ def test_a_turn_that_grows_goes_through_the_front_end_once(driver: Driver, monke
         push(self, pcm)
 
     monkeypatch.setattr(LogMelStream, "push", counted)
-    driver.engine._hearing.clear()  # another test may have said the same
+    forget(driver)  # another test may have said the same
     audio = recording("f2_rms")
     request = replace(driver.request(audio[:20_000]), turn_id="t", audio_credit_ms=0)
     for number, end in enumerate((20_000, 30_000, len(audio))):
@@ -228,48 +264,75 @@ def test_more_than_half_a_minute_is_heard(driver: Driver) -> None:
     assert usage.input_audio_tokens == pytest.approx(6.25 * 33, abs=12)
 
 
-def test_what_ends_is_freed(driver: Driver) -> None:
-    engine = driver.engine
-    assert isinstance(engine, OpenS2SEngine)
-    held: list[weakref.ref] = []
-    for end in ("finish", "cancel"):
-        key = driver.submit(recording("f0_rms"))
-        driver.run_until(lambda key=key: bool(driver.of(key, AudioDelta)))
-        response = engine._live[key]
-        held += [weakref.ref(response.reply), weakref.ref(response.stream)]
-        del response
-        if end == "finish":
-            driver.finish(key)
-        else:
-            engine.cancel(key)
+@pytest.mark.parametrize("end", ["finish", "cancel"])
+def test_what_ends_is_freed(driver: Driver, end: str) -> None:
+    engine = engine_of(driver)
+    runner, core = engine._runner, engine._core
+    slots = len(runner._free_slots)
+    key = driver.submit(recording("f0_rms"))
+    driver.run_until(lambda: bool(driver.of(key, AudioDelta)))
+    assert len(runner._free_slots) == slots - 1
+    assert core.text.num_used > 0
+    assert core.speech.num_used > 0
+    held = [weakref.ref(sequence_of(driver, key)), weakref.ref(runner._works[key].stream)]
+    if end == "finish":
+        driver.finish(key)
+    else:
+        engine.cancel(key)
     gc.collect()
     assert not engine._live
-    assert [ref() for ref in held] == [None] * 4
+    assert not runner._works
+    assert [ref() for ref in held] == [None] * 2
+    assert len(runner._free_slots) == slots
+    assert core.text.num_used == core.speech.num_used == 0
+    core.check()
 
 
+@pytest.mark.parametrize("stage", ["begin", "hear", "read", "round"])
 def test_a_failure_ends_one_response_and_is_logged_without_what_was_said(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stage: str
 ) -> None:
-    from model.opens2s.reply import Reply
+    engine = engine_of(driver)
+    forget(driver)
+    first, bad, third = (driver.submit(recording(name)) for name in ("f0_rms", "f1_rms", "f2_rms"))
+    work = getattr(TorchRunner, stage)
 
-    step = Reply.step
-    driver.submit(text="first")
-    bad = driver.submit(text="a secret")
-    good = driver.submit(text="third")
+    def sequences(given: object) -> list[Sequence]:
+        return [given] if isinstance(given, Sequence) else [item.sequence for item in given]
 
-    def failing(self: Reply) -> object:
-        if self is driver.engine._live[bad].reply if bad in driver.engine._live else False:
+    def failing(given: object) -> object:
+        if any(sequence.id == bad for sequence in sequences(given)):
             raise RuntimeError("a secret")
-        return step(self)
+        return work(engine._runner, given)
 
-    monkeypatch.setattr(Reply, "step", failing)
+    monkeypatch.setattr(engine._runner, stage, failing)
+    failures = engine.num_failures
     with caplog.at_level(logging.ERROR):
-        driver.finish(bad, good)
+        driver.finish(first, bad, third)
     assert driver.done(bad).status == "failed"
     assert driver.done(bad).fault.code == "internal_error"
-    assert driver.done(good).status in TestContract.reply_ends
+    assert {driver.done(key).status for key in (first, third)} <= set(TestContract.reply_ends)
+    assert engine.num_failures == failures + 1
     assert "secret" not in caplog.text
     assert any(record.message == "response failed" for record in caplog.records)
+    engine._core.check()
+
+
+def test_sound_that_cannot_be_decoded_ends_whom_it_was_for_and_nobody_after(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = driver.say(recording("f0_rms"), seed=6)
+
+    def failing(pieces: object) -> object:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("model.engine.runner.decode_together", failing)
+    key = driver.say(recording("f0_rms"))
+    assert driver.done(key).fault.code == "internal_error"
+    monkeypatch.undo()
+    engine_of(driver)._core.check()
+    after = driver.say(recording("f0_rms"), seed=6)
+    np.testing.assert_array_equal(driver.audio(after), driver.audio(expected))
 
 
 def test_a_reply_that_ends_by_itself_is_completed(tmp_path: Path) -> None:
@@ -331,7 +394,7 @@ def broken_voice(folder: Path) -> dict[str, object]:
 def test_what_cannot_be_loaded_is_said_in_one_sentence(
     tmp_path: Path, options: dict[str, object], change_of: object, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.backends.opens2s.loading._free_memory", lambda: 20 << 30)
+    monkeypatch.setattr("model.backends.opens2s.loading.free_memory", lambda: 20 << 30)
     with pytest.raises(ValueError, match=words):
         create(options | change_of(tmp_path), lambda: None)
 
@@ -375,23 +438,19 @@ def test_the_stand_in_prompt_has_about_as_many_positions_as_the_real_one() -> No
     assert decoder.push(1234).strip().isalpha()
 
 
-def test_who_has_least_sound_ahead_is_worked_on_first(driver: Driver) -> None:
-    engine = driver.engine
-    assert isinstance(engine, OpenS2SEngine)
-    first = driver.submit(recording("f0_rms"), audio_credit_ms=200)
-    driver.run_until(lambda: not engine.has_work)
-    second = driver.submit(recording("f1_rms"), audio_credit_ms=200)
-    driver.run_until(lambda: not engine.has_work)
-    waiting = [engine._live[key] for key in (first, second)]
-    assert all(response.ahead_ms > 200 for response in waiting)
-    engine.grant(first, 2_000)  # it has been heard: what is ahead of its listener is gone
-    assert waiting[0].ahead_ms < waiting[1].ahead_ms
-    engine.grant(second, 1_000)
-    driver.step()
-    before = [response.produced_ms for response in waiting]
-    driver.run_until(lambda: [response.produced_ms for response in waiting] != before)
-    assert waiting[0].produced_ms > before[0]
-    assert waiting[1].produced_ms == before[1]
+def test_who_has_least_sound_ahead_is_worked_on_first(disposable: Driver) -> None:
+    engine = disposable.engine
+    keys = [disposable.submit(recording(name), audio_credit_ms=200) for name in ("f0_rms", "f1_rms")]
+    disposable.run_until(lambda: not engine.has_work)
+    first, second = (sequence_of(disposable, key) for key in keys)
+    before = [first.produced_ms, second.produced_ms]
+    assert min(before) > 200  # both wait for their listeners
+    engine.grant(keys[1], 1_000)
+    engine.grant(keys[0], 2_000)  # it has been heard: what is ahead of its listener is gone
+    assert first.deadline < second.deadline
+    disposable.run_until(lambda: [first.produced_ms, second.produced_ms] != before)
+    assert first.produced_ms > before[0]
+    assert second.produced_ms == before[1]
 
 
 def test_a_text_reply_does_not_hold_up_a_spoken_one(driver: Driver) -> None:
@@ -438,11 +497,7 @@ def test_a_very_long_conversation_costs_no_more_than_what_fits(driver: Driver, m
 
 
 def test_the_memory_of_what_was_heard_is_bounded(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    from model.backends.opens2s import hearing
-
-    engine = driver.engine
-    assert isinstance(engine, OpenS2SEngine)
-    memory = engine._hearing
+    memory = engine_of(driver)._hearing
     memory.clear()
     audio = recording("f2_rms")
     for end in range(16_000, len(audio), 1_600):
@@ -463,13 +518,244 @@ def test_what_is_spoken_is_estimated_by_the_script(text: str, seconds: float, co
     assert spoken_by(text, seconds + 1e-6) == count
 
 
-def test_once_all_is_known_the_words_go_with_the_sound(driver: Driver) -> None:
-    key = driver.submit(recording("f0_rms"), audio_credit_ms=0)
-    driver.run_until(lambda: not driver.engine.has_work)
-    while driver.done(key) is None:
-        driver.engine.grant(key, 200)
-        driver.settle(0.03)
-    ends = [event.text_end for event in driver.of(key, AudioDelta)]
-    assert ends == sorted(ends)
-    assert ends[-1] == len(driver.text(key))
-    assert ends[len(ends) // 2] < len(driver.text(key))
+def test_once_all_is_known_the_words_go_with_the_sound() -> None:
+    response = Response(GenerateRequest("", "r", "", (), audio_credit_ms=100), 1_000, arrival=0.0)
+    response.text = "a" * 100  # by the usual rates seven seconds of speech
+    response.add_sound(np.zeros(1_000, np.float32))
+    assert [event.text_end for event in response.emit(0.0)] == [1]
+    response.is_made = True  # so it was spoken in one second
+    response.grant(800, 0.0)
+    assert [event.text_end for event in response.emit(0.0)] == [30, 50, 70, 90]
+    response.grant(800, 0.0)
+    assert [event.text_end for event in response.emit(0.0)] == [100]
+
+
+def test_the_engine_says_how_many_calls_it_serves_in_time(options: dict[str, object]) -> None:
+    driver = Driver(lambda wake: create(options | {"max_sequences": 2}, wake))
+    try:
+        assert driver.engine.info.max_calls is None  # not measured yet
+        driver.engine.warm_up()
+        info = driver.engine.info
+        assert 1 <= info.max_calls <= info.max_sequences == 2
+        assert engine_of(driver).stats.steps == 0  # what warming up did does not count
+        assert not driver.engine.has_work
+    finally:
+        driver.engine.close()
+
+
+def test_a_machine_that_is_slow_warms_up_all_the_same(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one reply at a time is in time, the others of the warm-up find no place."""
+    monkeypatch.setattr(Costs, "capacity", lambda self, most: 1)
+    monkeypatch.setattr("model.backends.opens2s.engine.Limits", partial(Limits, patience=0.05))
+    driver = Driver(lambda wake: create(options | {"max_sequences": 2}, wake))
+    try:
+        driver.engine.warm_up()
+        assert driver.engine.info.max_calls == 1
+    finally:
+        driver.engine.close()
+
+
+def test_no_round_is_larger_than_max_batch_and_all_are_answered(options: dict[str, object]) -> None:
+    names = ("f0_rms", "f1_rms", "f2_rms")
+    texts: list[list[str]] = []
+    for max_batch, largest in ((0, 3), (2, 2)):
+        driver = Driver(lambda wake, size=max_batch: create(options | {"max_batch": size}, wake))
+        try:
+            keys = [driver.submit(recording(name), output="text") for name in names]
+            driver.finish(*keys)
+            assert max(engine_of(driver).stats.rounds) == largest
+            texts.append([driver.text(key) for key in keys])
+        finally:
+            driver.engine.close()
+    assert texts[0] == texts[1]
+
+
+def test_the_caches_are_as_large_as_kv_cache_gb_allows(options: dict[str, object]) -> None:
+    def sizes(**changes: object) -> CacheSizes:
+        engine = create(options | changes, lambda: None)
+        try:
+            return engine.sizes
+        finally:
+            engine.close()
+
+    whole, one = sizes(max_sequences=4), sizes(max_sequences=1)
+    assert whole.text_blocks == 4 * one.text_blocks
+    assert one.text_blocks * BLOCK_SIZE >= one.most_text
+    assert one.speech_blocks * BLOCK_SIZE >= one.most_speech == 1 + MAX_TEXT + MAX_UNITS
+    half = sizes(max_sequences=4, kv_cache_gb=whole.bytes / 2e9)
+    assert half.bytes == pytest.approx(whole.bytes / 2, abs=1)
+    assert half.text_blocks == pytest.approx(whole.text_blocks / 2, abs=1)
+    assert half.speech_blocks == pytest.approx(whole.speech_blocks / 2, abs=1)
+    assert sizes(max_sequences=4, kv_cache_gb=100.0) == whole  # a bound, not a size
+    with pytest.raises(EngineSetupError, match=r"raise opens2s\.kv_cache_gb\.$"):
+        sizes(max_sequences=4, kv_cache_gb=one.bytes / 2e9)
+
+
+def windows_heard(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of each window that is encoded from now on."""
+    forget(driver)
+    heard: list[int] = []
+    encode = Listener.encode_window
+
+    def counted(self: Listener, mel: object, number: int) -> object:
+        heard.append(number)
+        return encode(self, mel, number)
+
+    monkeypatch.setattr(Listener, "encode_window", counted)
+    return heard
+
+
+def test_what_was_heard_ahead_is_not_heard_again(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = windows_heard(driver, monkeypatch)
+    parts = engine_of(driver)._parts
+    window = parts.model.config.audio.window_frames * parts.checkpoint.front_end.hop_length
+    turn = np.tile(recording("f0_rms"), 30)[: window * 9 // 5]
+    said = {"turn_id": "long", "seed": 1, "output": "audio"}
+    ahead = driver.say(turn[: window * 3 // 2], **said | {"output": "listen", "is_held": True, "audio_credit_ms": 0})
+    assert driver.done(ahead).status == "completed"
+    assert [type(event) for event in driver.events[ahead]] == [ResponseStarted, ResponseDone]
+    assert driver.done(ahead).usage.output_text_tokens == 0
+    assert heard == [0, 1]
+    key = driver.say(turn, **said)
+    assert heard == [0, 1, 1]  # the window that was complete is known
+    assert driver.done(key).usage.cached_tokens > 0  # what stands before the turn
+
+    heard.clear()
+    again = driver.say(turn, **said)
+    usage = driver.done(again).usage
+    assert not heard
+    assert usage.cached_tokens == cacheable(usage.input_text_tokens + usage.input_audio_tokens)
+    np.testing.assert_array_equal(driver.audio(again), driver.audio(key))
+
+    forget(driver)  # and by itself it is answered alike
+    np.testing.assert_array_equal(driver.audio(driver.say(turn, **said)), driver.audio(key))
+
+
+def test_listening_reads_what_was_said_before(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = windows_heard(driver, monkeypatch)
+    items = (ConversationItem("user", "", recording("f1_rms")), ConversationItem("assistant", "hello there"))
+    driver.say(recording("f0_rms"), items=items, output="listen", is_held=True, audio_credit_ms=0)
+    assert heard == [0, 0]
+    usage = driver.done(driver.say(recording("f0_rms"), items=items)).usage
+    assert heard == [0, 0]
+    assert usage.cached_tokens == cacheable(usage.input_text_tokens + usage.input_audio_tokens)
+
+
+def test_a_second_turn_reads_only_what_is_new(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = windows_heard(driver, monkeypatch)
+    first = driver.done(driver.say(recording("f0_rms"))).usage
+    assert first.cached_tokens == 0
+    items = (ConversationItem("user", "", recording("f0_rms")), ConversationItem("assistant", "hello there"))
+    second = driver.done(driver.say(recording("f1_rms"), items=items)).usage
+    assert heard == [0, 0]  # each turn once
+    read = first.input_text_tokens + first.input_audio_tokens
+    assert read - 2 * BLOCK_SIZE <= second.cached_tokens <= read  # but for the request for a reply, and part of a block
+    assert second.cached_tokens % BLOCK_SIZE == 0
+
+
+def cacheable(positions: int) -> int:
+    """Positions of a prompt that can be had without reading: complete blocks, and never the last one."""
+    return (positions - 1) // BLOCK_SIZE * BLOCK_SIZE
+
+
+@pytest.mark.parametrize("made", [ResponseStarted, TextDelta, AudioDelta])
+def test_a_guess_gives_its_place_to_a_reply_that_somebody_waits_for(
+    driver: Driver, options: dict[str, object], made: type
+) -> None:
+    alone = driver.say(recording("f0_rms"), seed=3)
+    small = Driver(lambda wake: create(options | {"max_sequences": 1}, wake))
+    try:
+        guess = small.submit(recording("f0_rms"), seed=3, is_held=True)
+        small.run_until(lambda: bool(small.of(guess, made)))
+        real = small.submit(recording("f1_rms"))
+        small.run_until(lambda: small.done(real) is not None)
+        assert small.done(real).status in TestContract.reply_ends
+        assert small.done(guess) is None
+        assert engine_of(small).stats.preemptions == 1
+        small.engine.release(guess)
+        small.finish(guess)
+        assert small.text(guess) == driver.text(alone)  # it went on where it was
+        np.testing.assert_array_equal(small.audio(guess), driver.audio(alone))
+    finally:
+        small.engine.close()
+
+
+def test_a_response_that_is_released_has_a_deadline(disposable: Driver) -> None:
+    engine = disposable.engine
+    key = disposable.submit(recording("f0_rms"), is_held=True, audio_credit_ms=0)
+    early = disposable.submit(recording("f1_rms"), is_held=True, audio_credit_ms=0)
+    engine.release(early)  # before anything was done for it
+    disposable.run_until(lambda: not engine.has_work)
+    assert sequence_of(disposable, key).deadline == float("inf")
+    assert sequence_of(disposable, early).deadline < time.monotonic() + 60
+    engine.release(key)
+    assert sequence_of(disposable, key).deadline < time.monotonic() + 60
+
+
+def test_one_response_too_many_is_refused(driver: Driver) -> None:
+    *keys, last = [driver.submit(text="hello there", audio_credit_ms=0) for _ in range(MAX_LIVE + 1)]
+    driver.step()
+    assert driver.done(last).status == "failed"
+    assert driver.done(last).fault.code == "engine_busy"
+    assert not any(driver.done(key) for key in keys)
+    driver.engine.cancel(keys[0])
+    more = driver.submit(text="hello there")
+    driver.step()
+    assert driver.done(more) is None
+
+
+def test_who_gets_no_place_in_time_is_refused(options: dict[str, object]) -> None:
+    driver = Driver(lambda wake: create(options | {"max_sequences": 1}, wake))
+    try:
+        engine = driver.engine
+        first = driver.submit(recording("f0_rms"), audio_credit_ms=100)
+        second = driver.submit(recording("f1_rms"))
+        driver.run_until(lambda: not engine.has_work)
+        assert not driver.events[second]
+        events = engine.step(time.monotonic() + 11.0)
+        assert [type(event) for event in events] == [ResponseStarted, ResponseDone]
+        assert {event.response_id for event in events} == {second}
+        assert events[-1].fault.code == "engine_busy"
+        engine.grant(first, 120_000)
+        driver.finish(first)
+        assert driver.done(first).status in TestContract.reply_ends
+    finally:
+        driver.engine.close()
+
+
+def test_a_prompt_that_is_read_in_parts_is_answered_alike(
+    driver: Driver, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = driver.say(recording("f0_rms"), seed=2)
+    monkeypatch.setattr("model.backends.opens2s.engine.MAX_READ", 7)
+    parts = Driver(lambda wake: create(options, wake))
+    try:
+        key = parts.say(recording("f0_rms"), seed=2)
+        assert parts.text(key) == driver.text(whole)
+        np.testing.assert_array_equal(parts.audio(key), driver.audio(whole))
+    finally:
+        parts.engine.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="passes are recorded on a GPU only")
+def test_a_reply_of_recorded_passes_is_the_reply_of_plain_ones(tmp_path: Path) -> None:
+    options = small_checkpoint(tmp_path) | {"device": "cuda", "dtype": "float32"}
+    sounds, texts = [], []
+    for is_recorded in (True, False):
+        driver = Driver(lambda wake: create(options, wake))
+        engine = engine_of(driver)
+        runner, advance = engine._runner, engine._parts.decoder.flow.decoder.advance
+        passes = (runner._read_last, runner._text, runner._first_units, advance)
+        if is_recorded:
+            engine.warm_up()
+        before = [one.num_replays for one in passes]
+        key = driver.say(recording("f0_rms"), seed=5)
+        assert all((one.num_replays > count) == is_recorded for one, count in zip(passes, before, strict=True))
+        texts.append(driver.text(key))
+        sounds.append(driver.audio(key).astype(np.float32) / 32_768)
+        engine.close()
+    assert texts[0] == texts[1]
+    assert len(sounds[0]) == len(sounds[1])
+    assert np.abs(sounds[0] - sounds[1]).max() < 0.02

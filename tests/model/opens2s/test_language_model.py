@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from model.engine.paged_cache import PagedKvCache
 from model.opens2s.audio_encoder import AudioEncoder
 from model.opens2s.config import AudioEncoderConfig, LanguageModelConfig
-from model.opens2s.kv_cache import KvCache, StaticKvCache
+from model.opens2s.kv_cache import KvCache
 from model.opens2s.language_model import LanguageModel
 from model.opens2s.tensors import Target
 
@@ -107,35 +108,25 @@ def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(pair: tuple[Lan
 
 
 @torch.inference_mode()
-def test_a_static_batch_gives_what_each_sequence_gives_alone(pair: tuple[LanguageModel, nn.Module]) -> None:
+def test_a_batch_over_blocks_gives_what_each_sequence_gives_alone(pair: tuple[LanguageModel, nn.Module]) -> None:
     lm = pair[0]
     lengths = [5, 11, 1]
-    prompts = [torch.randn(1, length, 32) for length in lengths]
-    steps = torch.randn(3, 4, 2, 32)  # two steps of one position, one of two
+    prompts = torch.randn(3, 11, 32)
+    steps = torch.randn(3, 4, 32)
     alone = []
-    for row, prompt in enumerate(prompts):
+    for prompt, length, inputs in zip(prompts, lengths, steps, strict=True):
         cache = KvCache(lm.config, CPU, torch.float32)
-        lm(prompt, cache.begin(prompt.shape[1]))
-        alone.append(
-            torch.cat(
-                [lm(step[None, :size], cache.begin(size)) for step, size in zip(steps[row], (1, 1, 2), strict=False)], 1
-            )
-        )
-    static = StaticKvCache(lm.config, 3, 32, CPU, torch.float32)
-    for row, prompt in enumerate(prompts):  # a prompt of its own length: the other rows write where nothing is yet
-        padded = torch.zeros(3, prompt.shape[1], 32)
-        padded[row] = prompt[0]
-        positions = torch.arange(prompt.shape[1]).expand(3, -1)
-        keep = static.k.clone(), static.v.clone()
-        lm(padded, static.at(positions))
-        for other in {0, 1, 2} - {row}:
-            static.k[:, other], static.v[:, other] = keep[0][:, other], keep[1][:, other]
-    places = torch.tensor(lengths)
+        lm(prompt[None, :length], cache.begin(length))
+        pieces = [lm(piece[None], cache.begin(len(piece))) for piece in inputs.split([1, 1, 2])]
+        alone.append(torch.cat(pieces, 1))
+    paged = PagedKvCache(lm.config, 12, 4, CPU, torch.float32)
+    tables = torch.tensor([[7, 2, 12, 4], [1, 9, 3, 11], [5, 8, 10, 6]])  # of no order
+    starts, counts = torch.zeros(3, dtype=torch.int64), torch.tensor(lengths)
+    lm(prompts, paged.at(tables, starts, counts, 11))  # all at once, the shorter ones padded
     together = []
-    for number, size in enumerate((1, 1, 2)):
-        positions = places[:, None] + torch.arange(size)
-        together.append(lm(steps[:, number, :size], static.at(positions)))
-        places = places + size
+    for piece in steps.split([1, 1, 2], dim=1):
+        starts, counts = starts + counts, torch.full((3,), piece.shape[1])
+        together.append(lm(piece, paged.at(tables, starts, counts, piece.shape[1])))
     torch.testing.assert_close(torch.cat(together, 1), torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 

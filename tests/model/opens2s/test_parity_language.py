@@ -124,7 +124,7 @@ Head = Literal["restricted", "whole"]
 
 
 def run(
-    checkpoint: Checkpoint, prompt: torch.Tensor, case: dict[str, Any], head: Head = "restricted", **options: Any
+    checkpoint: Checkpoint, prompt: torch.Tensor, case: dict[str, Any], head: Head = "restricted"
 ) -> tuple[Reply, list[Token]]:
     """The case played with the head that is served, or with the reference's, which can also say text."""
     ends = case["tts_eos_token_id"]
@@ -139,7 +139,7 @@ def run(
         text_ends=frozenset(case["eos_token_id"]),
         unit_ends=frozenset(rows.index(end) for end in ends),
     )
-    reply = Reply(model, prompt, order, text_sampling=GREEDY, unit_sampling=GREEDY, **options)
+    reply = Reply(model, prompt, order, text_sampling=GREEDY, unit_sampling=GREEDY)
     reply.recorded = Recorded(reply.tts)  # type: ignore[attr-defined]
     tokens = []
     while not reply.is_done:
@@ -184,16 +184,6 @@ def test_greedy_replies_are_the_references_token_for_token(
     inputs = torch.cat(reply.recorded.inputs)  # type: ignore[attr-defined]
     expected = fixtures.arrays("generate_tts_inputs")[case["tag"]]
     close(inputs[: len(expected)], expected, fixtures)
-
-
-@pytest.mark.parametrize("size", [1, 7])
-def test_reading_the_prompt_in_pieces_changes_no_token(
-    checkpoint: Checkpoint, prompts: dict[str, torch.Tensor], size: int
-) -> None:
-    case = RUNS[0]
-    _, tokens = run(checkpoint, prompts[case["case"]], case, "whole", max_prefill=size)
-    assert [token.id for token in tokens if token.kind == "text"] == case["sequences"]
-    assert [token.id for token in tokens if token.kind == "unit"] == case["units"]
 
 
 def test_speech_codes_begin_where_the_reference_finds_them(fixtures: Fixtures, checkpoint: Checkpoint) -> None:

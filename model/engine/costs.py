@@ -1,0 +1,121 @@
+"""What work costs on this machine, as measured while it serves, and how many listeners it can therefore keep up with.
+
+Plain numbers: no torch, no clock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+KEEP = 0.9
+"""Weight of what was known against one new measurement."""
+MAX_JUMP = 4.0
+"""A single measurement counts as at most so many times what was expected: a page fault is no trend."""
+LOAD_LIMIT = 0.7
+"""Share of the time that admitted replies may need; the rest is for newcomers, guesses and bad luck."""
+TURN_SECONDS = 4.0
+"""How often one caller asks for a reply at most, on average: it is spoken and answered in no less time."""
+MAX_SOUND_BATCH = 8
+"""Pieces of sound decoded at once, at most."""
+LONGEST_SOUND_MS = 100.0
+"""A batch of sound has as many pieces as take no longer, but one at least: others wait for it to end."""
+SOUND_SHARE = 3
+"""Of so many replies at once, one more piece is ready when one is decoded; a cautious guess."""
+ROUND_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Curve:
+    """Milliseconds by size of the work, by averages at fixed sizes with straight lines between them."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self._sizes = sizes
+        self._known: dict[int, float] = {}
+
+    def observe(self, size: int, ms: float) -> None:
+        """A piece of work of this size took so long."""
+        place = self._sizes[min(bisect_left(self._sizes, size), len(self._sizes) - 1)]
+        known = self._known.get(place)
+        self._known[place] = ms if known is None else KEEP * known + (1 - KEEP) * min(ms, MAX_JUMP * known)
+
+    def at(self, size: int) -> float:
+        """What a piece of this size will take. 0 while nothing is known; beyond the largest known size in proportion
+        to it, which is too much rather than too little."""
+        known = sorted(self._known.items())
+        if not known:
+            return 0.0
+        if size <= known[0][0]:
+            return known[0][1]
+        left, low = known[0]
+        for right, measured in known[1:]:
+            high = max(measured, low)  # a larger piece is never cheaper, whatever was measured of it
+            if size <= right:
+                return low + (high - low) * (size - left) / (right - left)
+            left, low = right, high
+        return low * size / left
+
+
+@dataclass(slots=True)
+class Costs:
+    """All kinds of work."""
+
+    units_per_round: int
+    unit_ms: float
+    """Sound of one speech token."""
+    block_units: int = 10
+    """Speech tokens of the first pieces of sound."""
+    first_ms: float = 660.0
+    """Sound of the first piece."""
+    hear: Curve = field(default_factory=lambda: Curve((1,)))
+    """Milliseconds of encoding one window of audio."""
+    read: Curve = field(default_factory=lambda: Curve((16, 64, 256, 512)))
+    """Of prefill, by positions."""
+    round: Curve = field(default_factory=lambda: Curve(ROUND_SIZES))
+    """Of one round, by sequences."""
+    sound: Curve = field(default_factory=lambda: Curve((1, 2, 4, 8, 16)))
+    """Of decoding sound, by pieces in one batch."""
+    piece_ms: float = 0.0
+    """Sound of one piece, on average."""
+
+    def observe_sound(self, pieces: int, ms: float, sound_ms: float) -> None:
+        """A batch of so many pieces with so much sound in all took `ms` to decode."""
+        self.sound.observe(pieces, ms)
+        if sound_ms > 0:
+            piece_ms = sound_ms / pieces
+            self.piece_ms = piece_ms if not self.piece_ms else KEEP * self.piece_ms + (1 - KEEP) * piece_ms
+
+    def sound_batch(self) -> int:
+        """Pieces that one batch of sound may have."""
+        pieces = MAX_SOUND_BATCH
+        while pieces > 1 and self.sound.at(pieces) > LONGEST_SOUND_MS:
+            pieces -= 1
+        return pieces
+
+    def sound_per_second(self, voices: int) -> float:
+        """Milliseconds of decoding per second of one reply's sound, when so many are made at once."""
+        if not self.piece_ms:
+            return 0.0
+        pieces = max(1, min(self.sound_batch(), voices // SOUND_SHARE))
+        return self.sound.at(pieces) / pieces * 1000 / self.piece_ms
+
+    def _sound_load(self, voices: int) -> float:
+        """Milliseconds of decoding per second; never less for more voices."""
+        return max(count * self.sound_per_second(count) for count in range(1, voices + 1))
+
+    def load(self, voices: int) -> float:
+        """Share of the time that so many replies at once need, newcomers included: 1 is everything."""
+        rounds = 1000 / (self.units_per_round * self.unit_ms) * self.round.at(voices)
+        beginnings = voices * (self.hear.at(1) + self.read.at(64) + self.sound.at(1)) / TURN_SECONDS
+        return (rounds + self._sound_load(voices) + beginnings) / 1000
+
+    def capacity(self, most: int) -> int:
+        """How many replies at once are made in time: 1 to `most`."""
+        voices = 1
+        while voices < most and self.load(voices + 1) <= LOAD_LIMIT and self.burst(voices + 1) <= LOAD_LIMIT:
+            voices += 1
+        return voices
+
+    def burst(self, voices: int) -> float:
+        """Share of the first piece's sound that passes until the second is there, when so many begin together."""
+        rounds = -(-self.block_units // self.units_per_round) * self.round.at(voices)
+        return (rounds + self.sound.at(voices)) / self.first_ms
