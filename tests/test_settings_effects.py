@@ -90,6 +90,7 @@ OPENS2S: dict[str, object] = {
     "decoder_dtype": "bfloat16",
     "max_sequences": 3,
     "max_batch": 2,
+    "admission": "none",
     "kv_cache_gb": 1.5,
     "max_output_tokens": 99,
     "temperature": 0.7,
@@ -130,7 +131,7 @@ def test_opens2s_options_agree_with_the_section() -> None:
     ("options", "message"),
     [
         ({"max_sequence": 1}, "did you mean 'max_sequences'"),
-        ({"quatsch": 1}, "use one of checkpoint, context_tokens"),
+        ({"quatsch": 1}, "use one of admission, checkpoint, context_tokens"),
         ({"threads": "2"}, "must be of type int"),
         ({"threads": True}, "must be of type int"),
         ({"voices": ["anna"]}, "must be of type dict"),

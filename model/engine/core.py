@@ -77,7 +77,8 @@ class Runner(Protocol):
         """Begin to decode; one batch at a time."""
 
     def collect_sound(self, wait: bool) -> list[NDArray[np.float32]] | None:
-        """Samples of each job of the batch that was started; None while it is not ready."""
+        """Samples of each job of the batch that was started; None while it is not ready. `wait`: there is nothing else
+        to do for a millisecond."""
 
     def swap_out(self, sequence: Sequence) -> None:
         """Copy its keys and values to the host; its tables are released next."""
@@ -164,6 +165,7 @@ class EngineCore:
         self._decoding: list[tuple[Sequence, Cut]] = []  # in the order of the batch that is being decoded
         self._decoding_since = 0.0
         self._decoding_error: Exception | None = None  # it could not be started
+        self._lost: list[Output] = []  # ended while memory was moved; told at the end of the step
         self.stats = CoreStats()
 
     # --- sequences
@@ -204,7 +206,8 @@ class EngineCore:
             self._free(sequence)
         if self._decoding:
             with suppress(Exception):
-                self._runner.collect_sound(wait=True)
+                while self._runner.collect_sound(wait=True) is None:
+                    pass
             self._decoding = []
         self.text.forget()
         self.speech.forget()
@@ -232,6 +235,8 @@ class EngineCore:
             if not self._runner.sound_is_beside:
                 outputs += self._collect(wait=True)
         outputs += self._end_those_over()
+        outputs += self._lost
+        self._lost = []
         if not self._live:
             self.check()
         self.stats.busy_seconds += self._clock() - begun
@@ -280,10 +285,11 @@ class EngineCore:
             outputs += self._guarded([step.hear], partial(self._hear, step.hear))
         elif step.read:
             parts = [part for part in step.read if self._room_for_part(part)]
-            outputs += self._read([part for part in parts if part.sequence.phase == "read"])  # not those that gave way
+            # Not those that gave way to another.
+            outputs += self._read([part for part in parts if part.sequence.phase == "read" and self._is_live(part)])
         elif step.round:
             rows = [row for s in step.round if self._room_for(row := self._row(s))]
-            rows = [row for row in rows if not row.sequence.is_swapped]  # one of them may have given way to another
+            rows = [row for row in rows if not row.sequence.is_swapped and self._is_live(row)]  # likewise
             if rows:
                 pending = self._launch(rows)
         if step.sound:
@@ -292,6 +298,9 @@ class EngineCore:
             outputs += self._finish_round(rows, pending)
             self.costs.round.observe(len(rows), (self._clock() - begun) * 1000)
         return outputs
+
+    def _is_live(self, work: Row | Part) -> bool:
+        return self._live.get(work.sequence.id) is work.sequence
 
     # --- hear and read
 
@@ -452,8 +461,13 @@ class EngineCore:
         self.stats.preemptions += 1
         if guess.phase in ("hear", "read"):
             guess.phase = "queued"  # what it read so far is not much
+            guess.arrival = self._clock()  # its patience begins anew
         else:
-            self._runner.swap_out(guess)
+            try:
+                self._runner.swap_out(guess)
+            except Exception as error:  # no memory on the host, say: this one ends
+                self._lost.append(self._fail(guess, error))
+                return
             guess.is_swapped = True
         self._runner.leave(guess)
         text, speech = guess.text.num_tokens, guess.speech.num_tokens
@@ -467,8 +481,11 @@ class EngineCore:
             sequence.speech, sequence.speech.num_tokens
         )
         assert has_room, "the scheduler looked"
-        self._runner.swap_in(sequence)
         sequence.is_swapped = False
+        try:
+            self._runner.swap_in(sequence)
+        except Exception as error:
+            self._lost.append(self._fail(sequence, error))
 
     def _fail(self, sequence: Sequence, error: Exception) -> Ended:
         text, speech = self.text.private(sequence.text), self.speech.private(sequence.speech)

@@ -32,6 +32,11 @@ class Curve:
         self._sizes = sizes
         self._known: dict[int, float] = {}
 
+    @property
+    def largest(self) -> int:
+        """The largest size that was measured; 0 when none was."""
+        return max(self._known, default=0)
+
     def observe(self, size: int, ms: float) -> None:
         """A piece of work of this size took so long."""
         place = self._sizes[min(bisect_left(self._sizes, size), len(self._sizes) - 1)]
@@ -86,10 +91,11 @@ class Costs:
 
     def sound_batch(self) -> int:
         """Pieces that one batch of sound may have."""
-        pieces = MAX_SOUND_BATCH
-        while pieces > 1 and self.sound.at(pieces) > LONGEST_SOUND_MS:
+        # What was never tried is not known to be slow: up to twice the largest batch so far.
+        pieces = min(MAX_SOUND_BATCH, 2 * max(1, self.sound.largest))
+        while pieces > 1 and pieces <= self.sound.largest and self.sound.at(pieces) > LONGEST_SOUND_MS:
             pieces -= 1
-        return pieces
+        return pieces if self.sound.at(1) <= LONGEST_SOUND_MS else 1
 
     def sound_per_second(self, voices: int) -> float:
         """Milliseconds of decoding per second of one reply's sound, when so many are made at once."""

@@ -7,6 +7,9 @@ alone, so a pass can be recorded as a CUDA graph.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +25,7 @@ class PagedKvCache:
     ) -> None:
         shape = (config.num_layers, num_blocks + 1, block_size, config.num_kv_heads, config.head_dim)
         self.block_size = block_size
-        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        self.k, self.v = (_zeros(shape, device, dtype) for _ in range(2))
 
     @staticmethod
     def bytes_per_block(config: LanguageModelConfig, block_size: int, dtype: torch.dtype) -> int:
@@ -53,6 +56,13 @@ class PagedKvCache:
         index = torch.tensor([0, *blocks], device=self.k.device)
         self.k[:, index] = 0
         self.v[:, index] = 0
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """On a CPU pages of the system's that take memory once they are written; torch writes them all at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 class PagedPass:

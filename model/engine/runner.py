@@ -8,6 +8,7 @@ are filled up with rows that write where nobody looks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
@@ -410,7 +411,9 @@ class TorchRunner:
         if self._sounding is None:  # it could not be started
             raise RuntimeError("no sound is being decoded")
         lengths, samples, event = self._sounding
-        if event is not None and not wait and not event.query():  # type: ignore[no-untyped-call]
+        if event is not None and not event.query():  # type: ignore[no-untyped-call]
+            if wait:
+                time.sleep(POLL_SECONDS)  # and no longer: somebody may interrupt, or ask for something
             return None
         self._sounding = None
         if event is not None:
@@ -489,6 +492,7 @@ class PendingRound:
 
 SMALLEST_REACH = 256
 """Recorded passes look at 256, 512, 1024, ... positions: what lies beyond a sequence costs time too."""
+POLL_SECONDS = 0.0005
 READ_SIZES = (32, 64, 128, 256, 512)
 """Parts of prompts are filled up to these many positions where passes are recorded."""
 

@@ -29,6 +29,8 @@ from .sequence import Sequence
 
 MARGIN_SECONDS = 0.12
 """Sound that a listener should still have when his next piece is ready: covers the way to him, and bad luck."""
+PATIENT_SECONDS = 1.0
+"""Pieces of sound wait for others to be decoded with while their listeners have so much time, and tokens are made."""
 CAPACITY_STEPS = 64
 """After so many steps what is known of the costs is looked at again."""
 RELAXED_SECONDS = 1.0
@@ -46,6 +48,8 @@ class Limits:
     max_read: int
     """Positions of prompts in one step."""
     units_per_round: int
+    is_measured: bool = True
+    """As many replies at once as can be made in time by what work was measured to cost; else `max_sequences`."""
     patience: float = 10.0
     """Seconds that a request waits for a place; then it is refused."""
 
@@ -89,6 +93,8 @@ class Scheduler:
     @property
     def capacity(self) -> int:
         """Replies that are made at once so that all are in time, as far as is known by now."""
+        if not self._limits.is_measured:
+            return self._limits.max_sequences
         if not self._capacity or self._steps - self._capacity_step >= CAPACITY_STEPS:
             self._capacity = self.costs.capacity(self._limits.max_sequences)
             self._capacity_step = self._steps
@@ -245,6 +251,8 @@ class Scheduler:
                 return newcomers
             taking = [s for s in taking if not s.is_first]
         soonest = min((s.deadline for s in taking[:most]), default=0.0)
+        if first is None and len(taking) < most and soonest - now > PATIENT_SECONDS and self._round(group):
+            return []  # more pieces will be ready before anybody needs his
         while most > 1 and now + self.costs.sound.at(most) / 1000 + MARGIN_SECONDS > soonest:
             most -= 1  # he cannot wait for so many others
         return taking[:most]

@@ -103,9 +103,12 @@ class OpenS2SSection(Section):
     max_batch: int = Field(0, ge=0, le=64)
     """Replies in one step of the models; 0 means max_sequences. Fewer make steps shorter, and the others wait for the
     next one."""
+    admission: Literal["measured", "none"] = "measured"
+    """What bounds the replies at once. "measured": the engine measures at its start what its work costs, takes no
+    more than it can make in time, and the server no more calls. "none": max_sequences, whatever that sounds like."""
     kv_cache_gb: float = Field(0.0, ge=0.0, le=10_000.0)
-    """Most memory for the caches, in GB (10^9 bytes); 0 means no bound on the processor, and on a GPU three quarters of
-    what the weights leave. With less than max_sequences replies may need, fewer of full length run at once."""
+    """Most memory for the caches, in GB (10^9 bytes); 0 means three quarters of what the weights leave. With less than
+    max_sequences replies may need, fewer of full length run at once."""
     max_output_tokens: int = Field(256, ge=1, le=1_024)
     """Length of a reply in text tokens, unless the session asks for fewer."""
     temperature: float = Field(0.2, ge=0.0, le=2.0)

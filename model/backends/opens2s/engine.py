@@ -58,8 +58,8 @@ MIN_SAMPLES = INPUT_SAMPLE_RATE // 10
 """Shorter audio holds no word; the encoder has nothing to say about it."""
 LISTEN_AHEAD_MS = 30_000
 """One window of the encoder."""
-WARM_UP_MS = 2_000  # a first chunk and several later ones
-WARM_UP_TOKENS = 16
+WARM_UP_MS = 6_000  # first pieces of sound, and later ones, which are longer
+WARM_UP_TOKENS = 40
 
 
 class OpenS2SEngine:
@@ -92,7 +92,13 @@ class OpenS2SEngine:
         shape = SoundShape(self._plan, 1000 / decoder.token_rate, LiveOptions().hold_back_frames * frame_ms)
         self._core = EngineCore(
             self._runner,
-            Limits(options.max_sequences, max_batch, MAX_READ, config.interleaving.num_units),
+            Limits(
+                options.max_sequences,
+                max_batch,
+                MAX_READ,
+                config.interleaving.num_units,
+                is_measured=options.admission == "measured",
+            ),
             Costs(config.interleaving.num_units, shape.unit_ms),
             BlockManager(self._sizes.text_blocks, BLOCK_SIZE),
             BlockManager(self._sizes.speech_blocks, BLOCK_SIZE),
@@ -148,13 +154,14 @@ class OpenS2SEngine:
         count = 1
         while True:
             self._answer_noise(count)
-            if count >= options.max_sequences:
-                break
+            if count >= options.max_sequences or count > self._core.costs.capacity(options.max_sequences):
+                break  # what can never be in time is not measured
             count = min(2 * count, options.max_sequences)
         self._core.clear()
         self._core.stats = CoreStats()
         self._hearing.clear()
-        self._info = replace(self._info, max_calls=self._core.scheduler.capacity)
+        if options.admission == "measured":
+            self._info = replace(self._info, max_calls=self._core.scheduler.capacity)
         log.info(
             "engine measured",
             extra={

@@ -15,6 +15,7 @@ CHOICES = {
     "load_format": ("auto", "dummy"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "quantization": ("none", "int8", "fp8"),
+    "admission": ("measured", "none"),
     "decoder_dtype": ("float32", "bfloat16", "float16"),
 }
 BOUNDS = {
@@ -46,6 +47,8 @@ class OpenS2SOptions:
     max_sequences: int = 16
     max_batch: int = 0
     """Replies in one step of the models; 0 means `max_sequences`."""
+    admission: str = "measured"
+    """"measured": no more replies at once, and no more calls, than are made in time by what work costs here."""
     kv_cache_gb: float = 0.0
     """Memory for what was read and said; 0 means what `max_sequences` replies can need, or what a GPU has."""
     max_output_tokens: int = 256

@@ -61,9 +61,9 @@ def test_the_first_sound_comes_after_one_block(waiting: int, units: int) -> None
         (19, 300, 0),  # one more unit takes 80 ms
         (19, 270, 10),
         (20, 270, 20),
-        (49, 10_000, 0),
-        (50, 10_000, 50),  # never more than the largest piece
-        (75, 10_000, 50),
+        (29, 10_000, 0),
+        (30, 10_000, 30),  # never more than the largest piece
+        (75, 10_000, 30),
     ],
 )
 def test_pieces_grow_with_what_is_buffered(waiting: int, buffered_ms: float, units: int) -> None:
