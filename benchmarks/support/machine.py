@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,27 @@ def percentiles(values: Sequence[float]) -> dict[str, float | int | None]:
         "min": round(min(values), 1),
         "max": round(max(values), 1),
     }
+
+
+def largest(works: Callable[[int], bool], first: int, most: int) -> int:
+    """The largest number up to `most` for which `works` holds, 0 if `first` does not; it is asked few times.
+
+    Between a number that works and twice as many, three steps at most, so that the answer is good to an eighth."""
+    good, bad, count = 0, 0, first
+    while not bad and good < most:
+        if works(count):
+            good, count = count, min(2 * count, most)
+        else:
+            bad = count
+    for _ in range(3):
+        if not good or bad - good <= 1:
+            break
+        middle = (good + bad) // 2
+        if works(middle):
+            good = middle
+        else:
+            bad = middle
+    return good
 
 
 def _git(*arguments: str) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks.soak import failures, leaks
+from benchmarks.support.engine_drive import Drive, System
+from benchmarks.support.engine_stats import between, mean_batch
 from benchmarks.support.light_peer import VOICED_BYTES, PacketCounter, encode_opus
-from benchmarks.support.machine import percentiles, provenance
+from benchmarks.support.listening import LARGEST_GRANT_MS, Listener
+from benchmarks.support.machine import largest, percentiles, provenance
 from benchmarks.support.server import Usage, histogram_quantile
 from benchmarks.support.turn_pauses import MS, dips, endpoint_ms, rank
+from benchmarks.support.workload import SHORT_TALK, TALK, Mix, plan, plan_back_to_back
 from benchmarks.turn_latency import rotated, summarise
+from model.backends.echo import create
 from rtc_server.client.recording import SAMPLE_RATE, Recording, recording_from_pcm
 from rtc_server.client.report import TurnReport
 from tests.client.standin import tone
@@ -153,3 +160,93 @@ def test_utterances_are_broken_off_where_the_level_dips() -> None:
     (cut,) = dips(speech, 200 * MS, 1_900 * MS)
     assert 790 * MS <= cut <= 850 * MS
     assert dips(speech, 900 * MS, 1_900 * MS) == []
+
+
+def test_every_system_gets_the_same_turns_at_the_same_times() -> None:
+    scripts = plan(8, 300.0, TALK, seed=3)
+    assert scripts == plan(8, 300.0, TALK, seed=3)
+    assert scripts != plan(8, 300.0, TALK, seed=4)
+    turns = [turn for script in scripts for turn in script]
+    assert np.mean([turn.utterance_ms for turn in turns]) == pytest.approx(3_000, rel=0.1)
+    assert np.mean([turn.reply_ms for turn in turns]) == pytest.approx(6_000, rel=0.1)
+    for script in scripts:
+        for before, after in itertools.pairwise(script):  # heard, then spoken
+            assert after.due - before.due >= (before.reply_ms + after.utterance_ms) / 1000
+    np.testing.assert_array_equal(turns[0].utterance(), turns[0].utterance())
+
+
+def test_an_underrun_is_a_time_without_sound_before_the_reply_is_complete() -> None:
+    listener = Listener(seed=1)
+    listener.receive(500, now=10.0)
+    assert listener.played_ms(10.2) == pytest.approx(200)
+    listener.receive(500, now=10.4)
+    assert listener.num_underruns == 0
+    listener.receive(500, now=11.25)  # dry since 11.0
+    assert (listener.num_underruns, listener.underrun_ms) == (1, pytest.approx(250))
+    listener.stop(now=12.0)
+    assert (listener.num_underruns, listener.underrun_ms) == (2, pytest.approx(500))
+
+
+def test_credit_is_given_for_what_was_played() -> None:
+    listener = Listener(seed=1)
+    listener.receive(1_000, now=0.0)
+    granted = 0
+    while (now := listener.next_grant_at()) < 10:
+        grant = listener.grant(now + 1e-6)
+        assert grant > 0
+        granted += grant
+        assert granted <= listener.played_ms(now) + 1e-3
+    assert 1_000 - granted < LARGEST_GRANT_MS
+
+
+@pytest.fixture
+def echo() -> Iterator[System]:
+    woken = threading.Event()
+    engine = create({}, woken.set)
+    yield System("echo", engine, woken)
+    engine.close()
+
+
+def test_flat_out_every_turn_of_every_call_is_answered(echo: System) -> None:
+    scripts = plan_back_to_back(3, 2, SHORT_TALK, seed=1)
+    outcome = Drive(echo, scripts, is_paced=False).run()
+    assert len(outcome.turns) == 6
+    assert all(turn.fault is None and not turn.is_cut for turn in outcome.turns)
+    for turn in outcome.turns:  # an echo is as long as what was said
+        assert 0 < turn.audio_ms <= turn.reply_ms
+
+
+def test_paced_a_reply_is_not_made_before_it_is_heard(echo: System) -> None:
+    mix = Mix((1.3, 1.4, 1.5), (1.2, 1.25, 1.3), 0.1)
+    outcome = Drive(echo, plan(1, 0.1, mix, seed=1), is_paced=True).run()
+    (turn,) = outcome.turns
+    assert turn.audio_ms == turn.reply_ms
+    assert turn.reply_seconds is not None
+    assert turn.reply_seconds > (turn.reply_ms - 1_000 - LARGEST_GRANT_MS) / 1000
+    assert turn.first_audio_ms is not None
+
+
+def test_a_guess_is_heard_once_its_turn_is_due(echo: System) -> None:
+    mix = Mix((1.3, 1.4, 1.5), (0.5, 0.6, 0.7), 0.1)
+    outcome = Drive(echo, plan(2, 0.3, mix, seed=1), is_paced=True, hold_ms=200).run()
+    assert len(outcome.turns) == 2
+    for turn in outcome.turns:
+        assert turn.audio_ms == turn.reply_ms
+        assert turn.first_audio_ms is not None
+        assert turn.first_audio_ms >= 0
+
+
+@pytest.mark.parametrize(("limit", "found"), [(0, 0), (1, 1), (5, 5), (11, 11), (64, 64), (100, 64)])
+def test_the_largest_number_is_found_by_doubling_and_bisecting(limit: int, found: int) -> None:
+    assert largest(lambda count: count <= limit, 1, 64) == found
+
+
+def test_a_large_number_is_found_to_an_eighth() -> None:
+    assert 43 <= largest(lambda count: count <= 47, 1, 128) <= 47
+
+
+def test_what_an_engine_counts_is_of_the_run_alone() -> None:
+    spent = between({"steps": 3, "rounds": {1: 5, 2: 1}}, {"steps": 10, "rounds": {1: 5, 2: 2, 8: 1}})
+    assert spent == {"steps": 7, "rounds": {2: 1, 8: 1}}
+    assert mean_batch(spent) == 5.0
+    assert mean_batch({}) is None
