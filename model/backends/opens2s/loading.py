@@ -49,7 +49,7 @@ def load_parts(options: OpenS2SOptions) -> Parts:
         stand_in_checkpoint() if is_dummy and not options.checkpoint else open_checkpoint(options.checkpoint_path)
     )
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # recordings are made on the current device
+        torch.cuda.set_device(device.index or 0)  # recordings are made on the current device
     if device.type == "cuda" and dtype != torch.float32:  # whoever asks for float32 gets all of it
         # The decoder's float32 products in 10 bits of mantissa (TF32): its mel changes by 2e-4 of its size, and a piece
         # takes 53 instead of 67 ms, with 4 s of context 70 instead of 111 (H200).
