@@ -22,16 +22,28 @@ class GraphPool:
 
     A replay may overwrite what any other replay of the pool left in it. `RecordedFunction` copies its results out right
     after each replay, so that sharing is safe as long as all functions of a pool run on one CUDA stream. Recording the
-    largest shapes first needs the least memory. Works without a GPU, where nothing is recorded."""
+    largest shapes first needs the least memory. Works without a GPU, where nothing is recorded.
+
+    Recordings of different pools may be replayed at the same time. For that each pool records on a stream of its own:
+    torch gives cuBLAS one workspace per stream, whose address stays in a recording, whatever memory pool it was made
+    with (pytorch issue 193402). Replayed beside each other, recordings of one stream spoil each other's products, and
+    kernels that wait for a partner in the workspace wait for ever."""
 
     def __init__(self) -> None:
         self._handle: torch.cuda._POOL_HANDLE | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     def handle(self) -> torch.cuda._POOL_HANDLE:
         """What `torch.cuda.graph` takes; made by the first call, which needs a GPU."""
         if self._handle is None:
             self._handle = torch.cuda.graph_pool_handle()
         return self._handle
+
+    def stream(self, device: torch.device) -> torch.cuda.Stream:
+        """The stream to record on; made by the first call, which needs a GPU."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return self._stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +60,9 @@ class RecordedFunction(Generic[Result]):
     for several CUDA streams at a time; with a `pool` that holds for all functions that share it."""
 
     def __init__(self, function: Callable[..., Result], pool: GraphPool | None = None) -> None:
-        """Without a `pool` every recording keeps memory of its own."""
+        """Without a `pool` the function has one of its own."""
         self._function = function
-        self._pool = pool
+        self._pool = pool or GraphPool()
         self._recordings: dict[Shapes, _Recording[Result]] = {}
         self.num_replays = 0
         """Calls that were answered by a recording."""
@@ -73,13 +85,13 @@ class RecordedFunction(Generic[Result]):
         if inputs[0].device.type != "cuda" or key in self._recordings:
             return False
         held = tuple(tensor.clone() for tensor in inputs)
-        stream = torch.cuda.Stream(inputs[0].device)  # type: ignore[no-untyped-call]
+        stream = self._pool.stream(inputs[0].device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._function(*held)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool.handle() if self._pool is not None else None):
+        with torch.cuda.graph(graph, pool=self._pool.handle(), stream=stream):
             result = self._function(*held)
         self._recordings[key] = _Recording(graph, held, result)
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -46,3 +48,35 @@ def test_functions_that_share_memory_do_not_change_each_others_results() -> None
     torch.testing.assert_close(large, torch.tanh(x) ** 2)
     torch.testing.assert_close(small, torch.tanh(x[:8]) ** 2)
     torch.testing.assert_close(half, torch.tanh(x) / 2)
+
+
+@needs_gpu
+def test_recordings_of_two_pools_may_be_replayed_at_the_same_time() -> None:
+    """Products that are split and added up in cuBLAS's workspace, of which each stream that records has one."""
+    pools = GraphPool(), GraphPool()
+    device = torch.device("cuda", torch.cuda.current_device())
+    assert pools[0].stream(device) != pools[1].stream(device)
+    weights = [torch.randn(512, 8_192, device=device) / 90 for _ in pools]
+    products = [
+        RecordedFunction(partial(_many_products, weight), pool) for weight, pool in zip(weights, pools, strict=True)
+    ]
+    inputs = [torch.randn(4, 8_192, device=device) for _ in pools]
+    for product, x in zip(products, inputs, strict=True):
+        assert product.record(x)
+    expected = [_many_products(weight, x) for weight, x in zip(weights, inputs, strict=True)]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream(device) for _ in pools]
+    for _ in range(50):
+        found = []
+        for product, x, stream in zip(products, inputs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(product(x))
+        torch.cuda.synchronize()
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def _many_products(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    for _ in range(20):
+        x = torch.tanh(x @ weight.T) @ weight
+    return x
