@@ -7,12 +7,14 @@ complete. `encode` uses that: keys and values of complete blocks are kept, and l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batches import rows_of
 from .config import EncoderConfig
 
 _NORM_EPS = 1e-5
@@ -29,6 +31,25 @@ class EncoderCache:
     @property
     def num_tokens(self) -> int:
         return self.keys[0].shape[2] if self.keys else 0
+
+    @classmethod
+    def join(cls, caches: Sequence[EncoderCache]) -> EncoderCache:
+        """One cache of the rows of several that are equally long."""
+        if len(caches) == 1:
+            return caches[0]
+        keys, values = (zip(*layers, strict=True) for layers in ([c.keys for c in caches], [c.values for c in caches]))
+        return cls(tuple(torch.cat(rows) for rows in keys), tuple(torch.cat(rows) for rows in values))
+
+    def rows(self, count: int) -> list[EncoderCache]:
+        """The caches of its `count` rows; none is a view of a batch."""
+        if count == 1 or not self.keys:
+            return [self] * count
+        rows = [[row.clone() for row in rows_of(tensor)] for tensor in (*self.keys, *self.values)]
+        half = len(self.keys)
+        return [
+            EncoderCache(tuple(each[row] for each in rows[:half]), tuple(each[row] for each in rows[half:]))
+            for row in range(count)
+        ]
 
 
 class BlockEncoder(nn.Module):

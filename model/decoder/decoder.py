@@ -122,8 +122,9 @@ class Decoder:
         return self.vocoder(mel, source), source
 
     def record(self, flow_frames: Iterable[int], vocoder_frames: Iterable[int], batches: Iterable[int] = (1,)) -> None:
-        """Record the ODE's step and the vocoder for windows of these lengths (`live_window.usual_lengths`), each for
-        these numbers of pieces at once, so that live pieces of them are replayed. Does nothing without a GPU.
+        """Record the regulator, the ODE's step and the vocoder for windows of these lengths
+        (`live_window.usual_lengths`), each for these numbers of pieces at once, so that live pieces of them are
+        replayed. Does nothing without a GPU.
 
         Other numbers of pieces are filled up to the next size or split (batches.py). All recordings work in one pool
         of memory, for which all decoding must happen on one CUDA stream at a time.
@@ -131,9 +132,11 @@ class Decoder:
         # The largest first, in whose memory the smaller ones then find room.
         sizes = list(batches)
         for frames, batch in sorted(product(flow_frames, sizes), key=prod, reverse=True):
-            self.flow.decoder.record(frames, batch)
+            self.flow.record(frames, batch)
         for frames, batch in sorted(product(vocoder_frames, sizes), key=prod, reverse=True):
             self.vocoder.record(frames, batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # what was recorded is there for every stream
 
     def tensor(self, codes: Sequence[int]) -> Tensor:
         """int64 [1, N] on the device. Raises ValueError for a code that is no speech token."""

@@ -33,6 +33,8 @@ class Flow(nn.Module):
         self.encoder = BlockEncoder(config.encoder)
         self.encoder_proj = nn.Linear(config.encoder.output_size, config.output_size)
         self.length_regulator = LengthRegulator(config.output_size, config.regulator_layers)
+        self.smooth = RecordedFunction(self.length_regulator.smooth, pool)
+        """The regulator's layers, or recordings of them."""
         self.decoder = FlowMatching(config, pool)
 
     def encode(self, codes: Tensor, cache: EncoderCache) -> tuple[Tensor, EncoderCache]:
@@ -40,6 +42,13 @@ class Flow(nn.Module):
         assert codes.dim() == 2, codes.shape
         encoded, cache = self.encoder.encode(self.input_embedding(codes), cache)
         return self.encoder_proj(encoded), cache
+
+    def record(self, frames: int, batch: int = 1) -> None:
+        """Record `smooth` and a step of the ODE for `batch` mels of `frames` frames. Does nothing without a GPU."""
+        weight = self.encoder_proj.weight
+        shape = (batch, weight.shape[0], frames)
+        self.smooth.record(torch.zeros(shape, device=weight.device, dtype=weight.dtype))
+        self.decoder.record(frames, batch)
 
     def speaker(self, embedding: Tensor | None = None) -> Tensor:
         """embedding [B, spk_embed_dim] of a voice, or None for the released one (zeros) → [B, mel bins]."""

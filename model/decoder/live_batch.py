@@ -1,6 +1,6 @@
 """Computes pieces of several live replies together: tokens → mel → samples, each stage in batches of equal lengths.
 
-The encoder runs piece by piece, as the replies' pasts differ. Nothing here waits for the device or looks at a value on
+The encoder takes replies together that are equally far. Nothing here waits for the device or looks at a value on
 it. Which frames a piece covers was decided before (live_window.py).
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from .batches import in_batches, in_groups, rows_of
 from .decoder import Decoder
 from .flow import extend
-from .live_state import LiveState, last
+from .live_state import LiveState, encode_together, last
 from .live_window import LiveWindow
 from .source import SourceDraws
 
@@ -64,21 +64,22 @@ def _solve(decoder: Decoder, jobs: list[LiveJob]) -> list[Tensor]:
     if jobs[0].is_computed:
         return [job.state.held for job in jobs]
     flow, steps, length = decoder.flow, jobs[0].ode_steps, jobs[0].window.end - jobs[0].window.flow_start
-    expanded = flow.length_regulator.smooth(torch.cat([_expand(decoder, job) for job in jobs]))
+    encoded = encode_together(decoder, [job.state for job in jobs])
+    expanded = torch.cat([_expand(decoder, *pair) for pair in zip(jobs, encoded, strict=True)])
     condition = torch.cat([extend(last(job.state.mel, job.known), length) for job in jobs])
     noise = torch.cat([decoder.flow_noise.slice(job.window.flow_start, job.window.end) for job in jobs])
 
     def solve(tokens: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
-        return flow.decoder.solve(tokens, flow.speaker(), condition, noise, steps)
+        return flow.decoder.solve(flow.smooth(tokens), flow.speaker(), condition, noise, steps)
 
     mels = in_batches(solve, flow.decoder.recorded_batches(length), expanded, condition, noise)
     rows = zip(jobs, rows_of(mels), strict=True)
     return [decoder.blend(job.state.held, mel[:, :, job.known :]) for job, mel in rows]
 
 
-def _expand(decoder: Decoder, job: LiveJob) -> Tensor:
+def _expand(decoder: Decoder, job: LiveJob, encoded: Tensor) -> Tensor:
     """Encoded tokens, one column per frame of the flow's window: [1, mel bins, end - flow_start]."""
-    encoded, ratio = job.state.encode(decoder), decoder.config.frames_per_token
+    ratio = decoder.config.frames_per_token
     frames = torch.arange(job.window.flow_start, job.window.end, device=encoded.device)
     # floor(frame / frames_per_token) on the device
     tokens = frames * ratio.denominator // ratio.numerator - job.state.first_token
@@ -104,7 +105,7 @@ def _voice(decoder: Decoder, jobs: Sequence[LiveJob], mels: Sequence[Tensor]) ->
         torch.cat((last(job.state.mel, job.voiced), mel[:, :, : job.window.vocoder_end - job.window.border]), 2)
         for job, mel in zip(jobs, mels, strict=True)
     ]
-    pitches = in_groups(windows, lambda mel: mel.shape[2], lambda g: rows_of(decoder.vocoder.predict_f0(torch.cat(g))))
+    pitches = in_groups(windows, lambda mel: mel.shape[2], lambda group: _pitch(decoder, group))
     begun = [(job, f0[:, job.voiced :]) for job, f0 in zip(jobs, pitches, strict=True)]
     sources = in_groups(begun, lambda pair: pair[1].shape[1], lambda group: _excite(decoder, group))
     excited = [_Excited(job, mel, *pair) for job, mel, pair in zip(jobs, windows, sources, strict=True)]
@@ -118,6 +119,12 @@ def _voice(decoder: Decoder, jobs: Sequence[LiveJob], mels: Sequence[Tensor]) ->
         state.move(decoder.config, each.job.window, each.job.kept_frames, mel, each.source, each.clock)
         new_sounds.append(blended[:, :new])
     return new_sounds
+
+
+def _pitch(decoder: Decoder, mels: list[Tensor]) -> list[Tensor]:
+    """[1, mel bins, T] each → [1, T] Hz each."""
+    vocoder = decoder.vocoder
+    return rows_of(in_batches(vocoder.pitch, vocoder.recorded_batches(mels[0].shape[2]), torch.cat(mels)))
 
 
 def _excite(decoder: Decoder, pairs: list[tuple[LiveJob, Tensor]]) -> list[tuple[Tensor, Tensor]]:

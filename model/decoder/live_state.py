@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .batches import in_groups, rows_of
 from .block_encoder import EncoderCache
 from .config import DecoderConfig
 from .decoder import Decoder
@@ -50,16 +52,13 @@ class LiveState:
             clock=torch.zeros((1,), device=device, dtype=torch.float64),
         )
 
-    def encode(self, decoder: Decoder) -> Tensor:
-        """Encodings [1, mel bins, n] of all tokens from `first_token` on; complete blocks are encoded once."""
-        before = self.cache.num_tokens
-        if not self.open_block:
-            return self.encoded
-        encoded, self.cache = decoder.flow.encode(decoder.tensor(self.open_block), self.cache)
-        encoded = encoded.transpose(1, 2)
-        complete = self.cache.num_tokens - before
+    def accept(self, encoded: Tensor, cache: EncoderCache) -> Tensor:
+        """Take in the encodings [1, n, mel bins] of `open_block` and the cache after it: complete blocks are encoded
+        once. Returns those of all tokens from `first_token` on, [1, mel bins, n]."""
+        complete = cache.num_tokens - self.cache.num_tokens
+        self.cache = cache
         self.open_block = self.open_block[complete:]
-        everything = torch.cat((self.encoded, encoded), 2)
+        everything = torch.cat((self.encoded, encoded.transpose(1, 2)), 2)
         self.encoded = everything[:, :, : self.encoded.shape[2] + complete]
         return everything
 
@@ -80,6 +79,25 @@ class LiveState:
         drop = min(max(0, first - self.first_token), self.encoded.shape[2])
         self.encoded = self.encoded[:, :, drop:].clone()
         self.first_token += drop
+
+
+def encode_together(decoder: Decoder, states: Sequence[LiveState]) -> list[Tensor]:
+    """Encodings [1, mel bins, n] of all tokens of each from its `first_token` on. States of replies that are equally
+    far, as beginning ones are, share the encoder's passes."""
+    return in_groups(
+        states,
+        lambda state: (state.cache.num_tokens, len(state.open_block)),
+        lambda group: _encode(decoder, group),
+    )
+
+
+def _encode(decoder: Decoder, states: list[LiveState]) -> list[Tensor]:
+    if not states[0].open_block:
+        return [state.encoded for state in states]
+    codes = torch.cat([decoder.tensor(state.open_block) for state in states])
+    encoded, after = decoder.flow.encode(codes, EncoderCache.join([state.cache for state in states]))
+    rows = zip(states, rows_of(encoded), after.rows(len(states)), strict=True)
+    return [state.accept(row, cache) for state, row, cache in rows]
 
 
 def last(values: Tensor, count: int) -> Tensor:

@@ -50,15 +50,18 @@ class Vocoder(nn.Module):
         self.conv_post = nn.Conv1d(width, bins, 7, padding=3)
         self.voice = RecordedFunction(self.forward, pool)
         """`forward`, or recordings of it where somebody made them."""
+        self.pitch = RecordedFunction(self.predict_f0, pool)
+        """`predict_f0`, likewise, and of the same sizes."""
 
     def record(self, frames: int, batch: int = 1) -> bool:
-        """Record `forward` for `batch` mels of `frames` frames. False where there is no GPU, or it exists already."""
+        """Record `voice` and `pitch` for `batch` mels of `frames` frames. False without a GPU, or if they exist."""
         device, config = self.conv_pre.weight.device, self.config
         mel = torch.zeros((batch, config.in_channels, frames), device=device)
+        self.pitch.record(mel)
         return self.voice.record(mel, torch.zeros((batch, frames * config.frame_samples), device=device))
 
     def recorded_batches(self, frames: int) -> set[int]:
-        """Batch sizes for which `forward` is recorded for mels of `frames` frames."""
+        """Batch sizes for which `voice` and `pitch` are recorded for mels of `frames` frames."""
         return {batch for batch, _, length in self.voice.first_shapes if length == frames}
 
     def predict_f0(self, mel: Tensor) -> Tensor:

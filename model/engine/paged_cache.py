@@ -80,6 +80,8 @@ class PagedPass:
         reach = torch.arange(tables.shape[1] * block_size, device=tables.device)
         # Padding looks at the first position, so that no row of the softmax is empty: [B, T, reach]
         self._mask = reach <= torch.where(is_real, self.positions, 0)[:, :, None]
+        self._bias: Tensor | None = None
+        self._picked = tables.flatten()
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self._k[layer], self._v[layer]
@@ -87,12 +89,16 @@ class PagedPass:
         kv_heads = k.shape[1]
         keys.view(-1, kv_heads, head_dim).index_copy_(0, self._places, k.transpose(1, 2).flatten(0, 1))
         values.view(-1, kv_heads, head_dim).index_copy_(0, self._places, v.transpose(1, 2).flatten(0, 1))
-        # [B, R] picks [B, R, block_size, kv heads, head_dim] -> [B, kv heads, reach, head_dim]
-        past_k = keys[self._tables].flatten(1, 2).transpose(1, 2)
-        past_v = values[self._tables].flatten(1, 2).transpose(1, 2)
+        # The tables pick [B * R, block_size, kv heads, head_dim] -> [B, kv heads, reach, head_dim]
+        past_k, past_v = (
+            cached.index_select(0, self._picked).view(batch, -1, kv_heads, head_dim).transpose(1, 2)
+            for cached in (keys, values)
+        )
         # Query heads that share a key head become rows of one query, so that no SDPA kernel has to repeat keys:
         # [B, heads, T, head_dim] -> [B, kv heads, group * T, head_dim]
         group = heads // kv_heads
         grouped = q.reshape(batch, kv_heads, group * length, head_dim)
-        mask = self._mask[:, None].expand(batch, group, length, -1).reshape(batch, 1, group * length, -1)
-        return F.scaled_dot_product_attention(grouped, past_k, past_v, attn_mask=mask).reshape(q.shape)
+        if self._bias is None:  # for the first layer; all others have as many heads
+            self._bias = torch.zeros_like(self._mask, dtype=q.dtype).masked_fill(~self._mask, float("-inf"))
+            self._bias = self._bias[:, None].expand(batch, group, length, -1).reshape(batch, 1, group * length, -1)
+        return F.scaled_dot_product_attention(grouped, past_k, past_v, attn_mask=self._bias).reshape(q.shape)

@@ -117,10 +117,9 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, input] -> [B, about T / 4, output]; see `length`."""
-        x = x.transpose(1, 2)
         for conv in self.conv_layers:
-            x = F.glu(conv(x), dim=1)
-        x = x.transpose(1, 2)
+            assert isinstance(conv, nn.Conv1d)
+            x = F.glu(_convolve(conv, x), dim=2)
         x = x + self.fc2(F.gelu(self.fc1(x)))
         normed: Tensor = self.ln(x)
         return normed
@@ -170,7 +169,7 @@ class Listener(nn.Module):
         size = self.encoder.config.window_frames
         weight = self.encoder.conv1.weight
         features = torch.from_numpy(mel.features[None, :, number * size : (number + 1) * size])
-        vectors: Tensor = self.recorded(features.to(weight.device, weight.dtype))
+        vectors: Tensor = self.recorded(features.to(weight.dtype).to(weight.device))  # half the bytes to move
         return vectors[0]
 
     @torch.inference_mode()
@@ -213,6 +212,15 @@ class Listener(nn.Module):
     def targets(self) -> Iterator[Target]:
         yield from self.encoder.targets("audio_encoder_model.")
         yield from self.adapter.targets("audio_adapter.")
+
+
+def _convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """The convolution over x [B, T, C], as one matrix product: an utterance may have any length, and cuDNN would plan
+    anew for each."""
+    padding, kernel, stride = int(conv.padding[0]), conv.kernel_size[0], conv.stride[0]
+    # [B, T, C] -> [B, T', C, kernel] -> [B, T', C * kernel], in the order of the weights
+    windows = F.pad(x, (0, 0, padding, padding)).unfold(1, kernel, stride).flatten(2)
+    return F.linear(windows, conv.weight.flatten(1), conv.bias)
 
 
 def _pooled(num_frames: int) -> int:

@@ -36,16 +36,16 @@ class RotaryEmbedding(nn.Module):
         self.inverse_frequencies = (1.0 / self._theta**exponents).to(buffer.device)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions [B, T] -> cosines and sines [B, 1, T, head_dim]."""
+        """positions [B, T] -> cosines, and sines with the sign that `rotate` wants, [B, 1, T, head_dim]."""
         angles = positions[:, None, :, None].float() * self.inverse_frequencies.float()
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, heads, T, head_dim], rotated."""
+    """x [B, heads, T, head_dim], rotated; the sines of the first half are negative, which spares a kernel per layer."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
 class DecoderLayer(nn.Module):
