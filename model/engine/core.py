@@ -165,6 +165,7 @@ class EngineCore:
         self._decoding: list[tuple[Sequence, Cut]] = []  # in the order of the batch that is being decoded
         self._decoding_since = 0.0
         self._decoding_error: Exception | None = None  # it could not be started
+        self._is_decoding_alone = True  # nothing else ran since the batch was begun
         self._lost: list[Output] = []  # ended while memory was moved; told at the end of the step
         self.stats = CoreStats()
 
@@ -281,12 +282,16 @@ class EngineCore:
         pending: Pending | None = None
         rows: list[Row] = []
         begun = self._clock()
+        is_alone = not self._decoding and not step.sound
+        if step.hear or step.read or step.round:
+            self._is_decoding_alone = False
         if step.hear is not None:
-            outputs += self._guarded([step.hear], partial(self._hear, step.hear))
+            outputs += self._guarded([step.hear], partial(self._hear, step.hear, is_alone))
         elif step.read:
             parts = [part for part in step.read if self._room_for_part(part)]
             # Not those that gave way to another.
-            outputs += self._read([part for part in parts if part.sequence.phase == "read" and self._is_live(part)])
+            parts = [part for part in parts if part.sequence.phase == "read" and self._is_live(part)]
+            outputs += self._read(parts, is_alone)
         elif step.round:
             rows = [row for s in step.round if self._room_for(row := self._row(s))]
             rows = [row for row in rows if not row.sequence.is_swapped and self._is_live(row)]  # likewise
@@ -294,9 +299,11 @@ class EngineCore:
                 pending = self._launch(rows)
         if step.sound:
             self._start_sound([s for s in step.sound if s.id in self._live])
+            self._is_decoding_alone = not (step.hear or step.read or rows)
         if rows:
             outputs += self._finish_round(rows, pending)
-            self.costs.round.observe(len(rows), (self._clock() - begun) * 1000)
+            if is_alone:
+                self.costs.round.observe(len(rows), (self._clock() - begun) * 1000)
         return outputs
 
     def _is_live(self, work: Row | Part) -> bool:
@@ -304,13 +311,14 @@ class EngineCore:
 
     # --- hear and read
 
-    def _hear(self, sequence: Sequence) -> list[Output]:
+    def _hear(self, sequence: Sequence, is_alone: bool) -> list[Output]:
         begun = self._clock()
         sequence.heard_window(self._runner.hear(sequence))
-        self.costs.hear.observe(1, (self._clock() - begun) * 1000)
+        if is_alone:
+            self.costs.hear.observe(1, (self._clock() - begun) * 1000)
         return []
 
-    def _read(self, parts: list[Part]) -> list[Output]:
+    def _read(self, parts: list[Part], is_alone: bool) -> list[Output]:
         if not parts:
             return []
         begun = self._clock()
@@ -319,8 +327,9 @@ class EngineCore:
         except Exception as error:
             if len(parts) == 1:
                 return [self._fail(parts[0].sequence, error)]
-            return [output for part in parts for output in self._read([part])]  # one of them is to blame
-        self.costs.read.observe(sum(part.count for part in parts), (self._clock() - begun) * 1000)
+            return [output for part in parts for output in self._read([part], is_alone)]  # one of them is to blame
+        if is_alone:
+            self.costs.read.observe(sum(part.count for part in parts), (self._clock() - begun) * 1000)
         outputs: list[Output] = []
         for part, token in zip(parts, tokens, strict=True):
             sequence = part.sequence
@@ -435,7 +444,9 @@ class EngineCore:
         self._decoding = []
         now = self._clock()
         lengths = [len(samples) * 1000 / self._sample_rate for samples in sounds]
-        self.costs.observe_sound(len(jobs), (now - self._decoding_since) * 1000, sum(lengths))
+        ms = (now - self._decoding_since) * 1000 if self._is_decoding_alone else None
+        is_first = all(sequence.is_first for sequence, _ in jobs)
+        self.costs.observe_sound(len(jobs), ms, sum(lengths), is_first=is_first)
         self.stats.sound_batches[len(jobs)] += 1
         outputs: list[Output] = []
         for (sequence, cut), samples, ms in zip(jobs, sounds, lengths, strict=True):

@@ -18,11 +18,12 @@ TURN_SECONDS = 4.0
 """How often one caller asks for a reply at most, on average: it is spoken and answered in no less time."""
 MAX_SOUND_BATCH = 8
 """Pieces of sound decoded at once, at most."""
-LONGEST_SOUND_MS = 100.0
+LONGEST_SOUND_MS = 170.0
 """A batch of sound has as many pieces as take no longer, but one at least: others wait for it to end."""
 SOUND_SHARE = 3
 """Of so many replies at once, one more piece is ready when one is decoded; a cautious guess."""
 ROUND_SIZES = (1, 2, 4, 8, 16, 32, 64)
+SOUND_SIZES = (1, 2, 4, 8, 16)
 
 
 class Curve:
@@ -43,6 +44,10 @@ class Curve:
         known = self._known.get(place)
         self._known[place] = ms if known is None else KEEP * known + (1 - KEEP) * min(ms, MAX_JUMP * known)
 
+    def know(self, size: int, ms: float) -> None:
+        """A piece of one of the sizes was measured on its own, and takes so long."""
+        self._known[size] = ms
+
     def at(self, size: int) -> float:
         """What a piece of this size will take. 0 while nothing is known; beyond the largest known size in proportion
         to it, which is too much rather than too little."""
@@ -62,7 +67,10 @@ class Curve:
 
 @dataclass(slots=True)
 class Costs:
-    """All kinds of work."""
+    """All kinds of work, each as long as it takes alone.
+
+    Where sound is decoded beside tokens each makes the other slower, but both are done no later than if one had waited
+    for the other: what they take alone can be added up."""
 
     units_per_round: int
     unit_ms: float
@@ -77,25 +85,35 @@ class Costs:
     """Of prefill, by positions."""
     round: Curve = field(default_factory=lambda: Curve(ROUND_SIZES))
     """Of one round, by sequences."""
-    sound: Curve = field(default_factory=lambda: Curve((1, 2, 4, 8, 16)))
-    """Of decoding sound, by pieces in one batch."""
+    sound: Curve = field(default_factory=lambda: Curve(SOUND_SIZES))
+    """Of decoding pieces of usual length, by pieces in one batch."""
+    first_sound: Curve = field(default_factory=lambda: Curve(SOUND_SIZES))
+    """Of decoding first pieces: one block each, and nothing before it that has to be looked at."""
     piece_ms: float = 0.0
-    """Sound of one piece, on average."""
+    """Sound of one piece of usual length, on average."""
 
-    def observe_sound(self, pieces: int, ms: float, sound_ms: float) -> None:
-        """A batch of so many pieces with so much sound in all took `ms` to decode."""
-        self.sound.observe(pieces, ms)
-        if sound_ms > 0:
+    def observe_sound(self, pieces: int, ms: float | None, sound_ms: float, *, is_first: bool = False) -> None:
+        """A batch of so many pieces with so much sound in all took `ms` to decode, or was not alone (None). `is_first`:
+        all began a reply."""
+        if ms is not None:
+            (self.first_sound if is_first else self.sound).observe(pieces, ms)
+        if sound_ms > 0 and not is_first:
             piece_ms = sound_ms / pieces
             self.piece_ms = piece_ms if not self.piece_ms else KEEP * self.piece_ms + (1 - KEEP) * piece_ms
 
-    def sound_batch(self) -> int:
+    def of_sound(self, pieces: int, *, is_first: bool = False) -> float:
+        """Milliseconds of a batch of so many pieces; of the other kind as long as one was never measured."""
+        curve, other = (self.first_sound, self.sound) if is_first else (self.sound, self.first_sound)
+        return curve.at(pieces) if curve.largest else other.at(pieces)
+
+    def sound_batch(self, *, is_first: bool = False) -> int:
         """Pieces that one batch of sound may have."""
         # What was never tried is not known to be slow: up to twice the largest batch so far.
-        pieces = min(MAX_SOUND_BATCH, 2 * max(1, self.sound.largest))
-        while pieces > 1 and pieces <= self.sound.largest and self.sound.at(pieces) > LONGEST_SOUND_MS:
+        largest = max(1, (self.first_sound if is_first else self.sound).largest)
+        pieces = min(MAX_SOUND_BATCH, 2 * largest)
+        while pieces > 1 and pieces <= largest and self.of_sound(pieces, is_first=is_first) > LONGEST_SOUND_MS:
             pieces -= 1
-        return pieces if self.sound.at(1) <= LONGEST_SOUND_MS else 1
+        return pieces if self.of_sound(1, is_first=is_first) <= LONGEST_SOUND_MS else 1
 
     def sound_per_second(self, voices: int) -> float:
         """Milliseconds of decoding per second of one reply's sound, when so many are made at once."""
@@ -111,8 +129,8 @@ class Costs:
     def load(self, voices: int) -> float:
         """Share of the time that so many replies at once need, newcomers included: 1 is everything."""
         rounds = 1000 / (self.units_per_round * self.unit_ms) * self.round.at(voices)
-        beginnings = voices * (self.hear.at(1) + self.read.at(64) + self.sound.at(1)) / TURN_SECONDS
-        return (rounds + self._sound_load(voices) + beginnings) / 1000
+        beginning = self.hear.at(1) + self.read.at(64) + self.of_sound(1, is_first=True)
+        return (rounds + self._sound_load(voices) + voices * beginning / TURN_SECONDS) / 1000
 
     def capacity(self, most: int) -> int:
         """How many replies at once are made in time: 1 to `most`."""
@@ -124,4 +142,8 @@ class Costs:
     def burst(self, voices: int) -> float:
         """Share of the first piece's sound that passes until the second is there, when so many begin together."""
         rounds = -(-self.block_units // self.units_per_round) * self.round.at(voices)
-        return (rounds + self.sound.at(voices)) / self.first_ms
+        full, rest = divmod(voices, MAX_SOUND_BATCH)
+        batches = [MAX_SOUND_BATCH] * full + [rest] * bool(rest)
+        # A second piece has some of the first before it: between a first one and one of usual length.
+        sound = sum((self.of_sound(count, is_first=True) + self.of_sound(count)) / 2 for count in batches)
+        return (rounds + sound) / self.first_ms

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.decoder.chunks import ChunkPlan
 from model.decoder.decoder import Decoder
 from model.decoder.live_stream import LiveStream, Piece, decode_together
 from model.graphs import GraphPool, RecordedFunction
@@ -420,6 +421,27 @@ class TorchRunner:
             event.synchronize()
         ends = np.cumsum(lengths)
         return [samples.numpy()[end - length : end].copy() for end, length in zip(ends, lengths, strict=True)]
+
+    def time_sound(self, pieces: int, shape: ChunkPlan) -> tuple[float, float]:
+        """Seconds that as many first pieces take together, and as many of the longest. For measurements: nothing else
+        may run."""
+        streams = [LiveStream(self._decoder) for _ in range(pieces)]
+
+        def decode(units: int) -> float:
+            begun = time.perf_counter()
+            with self._beside():
+                sounds = decode_together([Piece(stream, [0] * units, is_final=False) for stream in streams])
+                torch.cat(sounds).cpu()
+            return time.perf_counter() - begun
+
+        first = decode(shape.block_units)
+        for _ in range(2):
+            decode(shape.block_units)
+        decode(shape.max_units)
+        longest = decode(shape.max_units)
+        for stream in streams:
+            stream.close()
+        return first, longest
 
     # --- streams and recordings
 

@@ -9,7 +9,8 @@ beside it where the device can, and is one more kind of piece where it cannot.
     3  the first sound of a newcomer, as soon as its tokens are there
     4  newcomers: hear, then read; after each such piece one round, so that neither waits for all of the other;
        guesses only while no newcomer makes tokens
-    5  sound or a round, whichever has the earlier deadline
+    5  sound or a round, whichever has the earlier deadline; where sound runs beside rounds, none runs beside a first
+       sound unless somebody would miss it
 
 Whoever has not very much ahead takes part in a round or a batch of sound that somebody needs, guesses too: a larger
 batch costs little more, and those who are served together need the next piece together. Places are given by arrival;
@@ -89,11 +90,14 @@ class Scheduler:
         self._did_begin = False  # the last piece was hear or read
         self._capacity = self._capacity_step = self._steps = 0
         self._crowd = 1  # sequences that a round may have at present
+        self.is_measuring = False
+        """While it is found out what work costs: as many replies at once as there is memory for, and one piece of work
+        at a time."""
 
     @property
     def capacity(self) -> int:
         """Replies that are made at once so that all are in time, as far as is known by now."""
-        if not self._limits.is_measured:
+        if self.is_measuring or not self._limits.is_measured:
             return self._limits.max_sequences
         if not self._capacity or self._steps - self._capacity_step >= CAPACITY_STEPS:
             self._capacity = self.costs.capacity(self._limits.max_sequences)
@@ -185,6 +189,8 @@ class Scheduler:
         sound = [] if is_sound_busy else self._sound(group, now, slack)
         may_begin = self._may_begin(beginning, tokens, slack)
         if self._sound_is_beside:
+            if self._lets_sound_alone(group, now, slack, sound):
+                return Step(sound=tuple(sound))
             main = self._begin(beginning) if may_begin else Step(round=tokens)
             return Step(main.hear, main.read, main.round, tuple(sound))
         if slack < self._longest_piece(beginning):
@@ -201,6 +207,21 @@ class Scheduler:
         if sound and (not tokens or sound[0].deadline <= min(s.deadline for s in tokens)):
             return Step(sound=tuple(sound))
         return Step(round=tokens) if tokens else Step(sound=tuple(sound))
+
+    def _lets_sound_alone(self, group: Items[Sequence], now: float, slack: float, sound: Items[Sequence]) -> bool:
+        """Nothing runs beside the sound that is decoded or begins with this step (`sound`), which is ready much sooner
+        then: a first sound, as long as nobody misses a round, or that of whoever is in need most."""
+        decoded = [s for s in group if s.is_decoding or s in sound]
+        if self.is_measuring or not decoded:
+            return bool(decoded)
+        if slack < 0:
+            playing = [s for s in group if s.is_playing and (s in decoded or s.wants_sound or s.wants_tokens)]
+            neediest = min(playing, key=attrgetter("deadline"))
+            return neediest in decoded or bool(neediest.cuts)
+        newcomers = [s for s in decoded if s.is_first]
+        if not newcomers or any(s.is_first and not s.is_held and s.wants_tokens and s not in decoded for s in group):
+            return False  # or somebody makes his first tokens
+        return self._slack(group, now, newcomers) >= 0
 
     def _may_begin(self, beginning: list[Sequence], tokens: tuple[Sequence, ...], slack: float) -> bool:
         """A newcomer's prompt comes next, and not a round."""
@@ -242,7 +263,7 @@ class Scheduler:
             (s for s in group if s.takes_sound()), key=lambda s: (s is not first, not s.is_first, s.deadline)
         )
         most = self._sound_batch()
-        newcomers = [s for s in taking if s.is_first][:most]
+        newcomers = [s for s in taking if s.is_first][: self._sound_batch(is_first=True)]
         if first is None and newcomers:
             # They do not wait for others' longer pieces; but once they are heard they must be served in time too.
             while newcomers and self._slack(group, now, newcomers) < 0 and slack < RELAXED_SECONDS:
@@ -253,38 +274,40 @@ class Scheduler:
         soonest = min((s.deadline for s in taking[:most]), default=0.0)
         if first is None and len(taking) < most and soonest - now > PATIENT_SECONDS and self._round(group):
             return []  # more pieces will be ready before anybody needs his
-        while most > 1 and now + self.costs.sound.at(most) / 1000 + MARGIN_SECONDS > soonest:
+        while most > 1 and now + self.costs.of_sound(most) / 1000 + MARGIN_SECONDS > soonest:
             most -= 1  # he cannot wait for so many others
         return taking[:most]
 
-    def _sound_batch(self) -> int:
-        return min(self.costs.sound_batch(), self._limits.max_batch)
+    def _sound_batch(self, *, is_first: bool = False) -> int:
+        return min(self.costs.sound_batch(is_first=is_first), self._limits.max_batch)
 
-    def _slack(self, group: Iterable[Sequence], now: float, newcomers: Items[Sequence] = ()) -> float:
+    def _slack(self, group: Items[Sequence], now: float, newcomers: Items[Sequence] = ()) -> float:
         """Seconds that other work may take before somebody runs dry who is heard, if all are served by earliest
         deadline: each needs his rounds, which are shared, and his sound after that of those before him. `newcomers`
         are counted as if their first sound were decoded now."""
         costs, most = self.costs, self._sound_batch()
+        decoding = [s for s in group if s.is_decoding]
+        begun = decoding or newcomers  # what has begun comes first, and takes no longer than all of it
+        delay = costs.of_sound(len(begun), is_first=all(s.is_first for s in begun)) / 1000 if begun else 0.0
+        slack = min((s.deadline - now - delay for s in decoding if s.is_playing), default=float("inf"))
         needs = [
             (s.deadline, s.units_missing())
             for s in group
-            if s.is_playing and (s.takes_sound() or s.takes_tokens() or s.is_decoding)
+            if s.is_playing and not s.is_decoding and (s.takes_sound() or s.takes_tokens())
         ]
-        delay = 0.0
         if newcomers:
-            delay = costs.sound.at(len(newcomers)) / 1000
             first_ms = newcomers[0].shape.first_ms
             needs += [(now + delay + first_ms / 1000, s.units_after_first()) for s in newcomers]
-        slack, rounds = float("inf"), 0
+        rounds = 0
         for pieces, (deadline, units) in enumerate(sorted(needs), 1):
             rounds = max(rounds, -(-units // self._limits.units_per_round))
             full, rest = divmod(pieces, most)
-            sound = full * costs.sound.at(most) + (costs.sound.at(rest) if rest else 0.0)
+            sound = full * costs.of_sound(most) + (costs.of_sound(rest) if rest else 0.0)
             if self._sound_is_beside:  # it is collected, and begun, between two rounds
                 sound += -(-pieces // most) * costs.round.at(self._crowd)
             ahead = (rounds * costs.round.at(self._crowd) + sound) / 1000
-            slack = min(slack, deadline - now - delay - ahead - MARGIN_SECONDS)
-        return slack
+            slack = min(slack, deadline - now - delay - ahead)
+        return slack - MARGIN_SECONDS
 
     def _longest_piece(self, beginning: Iterable[Sequence]) -> float:
         """Seconds of the piece that newcomers want next."""
@@ -293,4 +316,4 @@ class Scheduler:
             costs.hear.at(1) if s.phase == "hear" else costs.read.at(min(s.num_unread, self._limits.max_read))
             for s in beginning
         ]
-        return max([*pieces, costs.round.at(self._crowd), costs.sound.at(self._sound_batch())]) / 1000
+        return max([*pieces, costs.round.at(self._crowd), costs.of_sound(self._sound_batch())]) / 1000

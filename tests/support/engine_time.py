@@ -24,6 +24,10 @@ HELD_MS = 140.0
 SAMPLES_PER_MS = 22
 GRANT_MS = 20.0
 CREDIT_MS = 1_000.0
+PIECE_UNITS = 20
+"""Of a piece of sound of usual length, on average."""
+POLL_MS = 5.0
+"""How often it is looked whether sound is ready, where nothing else is to be done."""
 CHECK_EVERY = 25
 """Steps between two looks at every block."""
 BLOCK = 16
@@ -46,19 +50,24 @@ class Clock:
 class Times:
     """Milliseconds of each kind of work."""
 
-    hear: float = 7.0
-    read: float = 9.0
-    read_position: float = 0.05
-    round: float = 15.0
-    round_row: float = 0.3
-    sound: float = 50.0
-    sound_piece: float = 8.0
+    hear: float = 20.0
+    read: float = 10.5
+    read_position: float = 0.02
+    round: float = 16.0
+    round_row: float = 0.35
+    sound: float = 52.0
+    sound_piece: float = 12.0
+    later_sound: float = 1.4
+    """Times what a first piece takes."""
+    slower_tokens: float = 1.2
+    """Times what they take, where sound is decoded beside them."""
+    slower_sound: float = 2.0
 
     def of_round(self, rows: int) -> float:
         return self.round + self.round_row * rows
 
-    def of_sound(self, pieces: int) -> float:
-        return self.sound + self.sound_piece * pieces
+    def of_sound(self, pieces: int, *, is_first: bool) -> float:
+        return (self.sound + self.sound_piece * pieces) * (1.0 if is_first else self.later_sound)
 
     def costs(self) -> Costs:
         """As measured while warming up."""
@@ -69,7 +78,9 @@ class Times:
         for rows in ROUND_SIZES:
             costs.round.observe(rows, self.of_round(rows))
         for pieces in (1, 2, 4, 8):
-            costs.observe_sound(pieces, self.of_sound(pieces), pieces * 15 * UNIT_MS)
+            for is_first in (True, False):
+                ms = self.of_sound(pieces, is_first=is_first)
+                costs.observe_sound(pieces, ms, pieces * PIECE_UNITS * UNIT_MS, is_first=is_first)
         return costs
 
 
@@ -94,8 +105,8 @@ class TimedRunner:
         self._random = random.Random(seed)
         self._units: dict[str, int] = {}
         self._sounds: list[NDArray[np.float32]] = []
-        self._ready = 0.0
-        self.longest_step = 0.0
+        self._sound_left_ms = 0.0
+        """Of the batch that is being decoded, if nothing ran beside it."""
 
     def close(self, sequence: Sequence) -> None:
         self.open.discard(sequence.id)
@@ -144,16 +155,20 @@ class TimedRunner:
             end = after * UNIT_MS - (0.0 if cut.is_final else HELD_MS)
             start = max(0.0, before * UNIT_MS - HELD_MS) if before else 0.0
             self._sounds.append(np.zeros(round(max(0.0, end - start) * SAMPLES_PER_MS), np.float32))
-        ms = self.times.of_sound(len(jobs)) * self._random.uniform(0.9, 1.1)
-        self._ready = self.clock.now + ms / 1000
-        if not self.sound_is_beside:
-            self.clock.now = self._ready
+        ms = self.times.of_sound(len(jobs), is_first=all(sequence.is_first for sequence, _ in jobs))
+        ms *= self._random.uniform(0.9, 1.1)
+        if self.sound_is_beside:
+            self._sound_left_ms = ms
+        else:
+            self.clock.spend(ms)
 
     def collect_sound(self, wait: bool) -> list[NDArray[np.float32]] | None:
-        if self.clock.now < self._ready:
-            if not wait:
-                return None
-            self.clock.now = self._ready
+        if self._sound_left_ms > 0:
+            if wait:
+                ms = min(POLL_MS, self._sound_left_ms)
+                self.clock.spend(ms)
+                self._sound_left_ms -= ms
+            return None
         return self._sounds
 
     def _text(self, sequence: Sequence) -> int:
@@ -165,7 +180,12 @@ class TimedRunner:
         return UNIT_END if is_finished and order.num_units + number + 1 >= reply.num_units else UNIT
 
     def _spend(self, ms: float) -> None:
-        self.clock.spend(ms * self._random.uniform(0.9, 1.1))
+        """On the device, where sound may be decoded beside it: each makes the other slower."""
+        ms *= self._random.uniform(0.9, 1.1)
+        if self._sound_left_ms > 0:
+            ms *= self.times.slower_tokens
+            self._sound_left_ms -= ms / self.times.slower_sound
+        self.clock.spend(ms)
 
 
 @dataclass
@@ -357,6 +377,9 @@ def any_times(generator: random.Random) -> Times:
             round_row=generator.uniform(0, 4),
             sound=generator.uniform(5, 100),
             sound_piece=generator.uniform(1, 40),
+            later_sound=generator.uniform(1, 2.5),
+            slower_tokens=generator.uniform(1, 1.5),
+            slower_sound=generator.uniform(1, 2.5),
         )
         costs = times.costs()
         if max(costs.load(1), costs.burst(1)) <= LOAD_LIMIT:

@@ -19,7 +19,7 @@ from model.decoder.chunks import ChunkPlan
 from model.decoder.live_window import LiveOptions, usual_lengths
 from model.engine.blocks import BlockManager
 from model.engine.core import BusyError, CoreStats, Ended, EngineCore, Output, SoundMade, Started, TextMade
-from model.engine.costs import MAX_SOUND_BATCH, Costs
+from model.engine.costs import LONGEST_SOUND_MS, MAX_SOUND_BATCH, SOUND_SIZES, Costs
 from model.engine.hearing import Hearing
 from model.engine.runner import RunnerOptions, TorchRunner
 from model.engine.scheduler import Limits
@@ -60,6 +60,7 @@ LISTEN_AHEAD_MS = 30_000
 """One window of the encoder."""
 WARM_UP_MS = 6_000  # first pieces of sound, and later ones, which are longer
 WARM_UP_TOKENS = 40
+WARM_UP_LOAD = 1.5  # of the time; twice as many replies at once, which often share work, are not tried from here on
 
 
 class OpenS2SEngine:
@@ -99,7 +100,12 @@ class OpenS2SEngine:
                 config.interleaving.num_units,
                 is_measured=options.admission == "measured",
             ),
-            Costs(config.interleaving.num_units, shape.unit_ms),
+            Costs(
+                config.interleaving.num_units,
+                shape.unit_ms,
+                self._plan.block_units,
+                shape.first_ms,
+            ),
             BlockManager(self._sizes.text_blocks, BLOCK_SIZE),
             BlockManager(self._sizes.speech_blocks, BLOCK_SIZE),
             is_sound=parts.checkpoint.vocabulary.is_sound,
@@ -152,14 +158,17 @@ class OpenS2SEngine:
         if self._loaded.model.device.type == "cuda":
             self._record()
         count = 1
+        self._core.scheduler.is_measuring = True
         while True:
             self._answer_noise(count)
-            if count >= options.max_sequences or count > self._core.costs.capacity(options.max_sequences):
-                break  # what can never be in time is not measured
+            if count >= options.max_sequences or self._core.costs.load(count) > WARM_UP_LOAD:
+                break  # what is far from being in time is not measured
             count = min(2 * count, options.max_sequences)
-        self._core.clear()
+        self._core.scheduler.is_measuring = False
+        if self._runner.sound_is_beside:
+            self._measure_sound()
+        self.forget()
         self._core.stats = CoreStats()
-        self._hearing.clear()
         if options.admission == "measured":
             self._info = replace(self._info, max_calls=self._core.scheduler.capacity)
         log.info(
@@ -171,6 +180,26 @@ class OpenS2SEngine:
                 "sample_rate": decoder.sample_rate,
             },
         )
+
+    def forget(self) -> None:
+        """Forget what was read and heard; what is being answered is dropped."""
+        for response_id in list(self._live):
+            self._free(response_id)
+        self._core.clear()
+        self._hearing.clear()
+
+    def _measure_sound(self) -> None:
+        """What batches of sound take by themselves: replies that are made together seldom need theirs at the same
+        time, and later something else runs beside them."""
+        costs, plan = self._core.costs, self._plan
+        most = min(MAX_SOUND_BATCH, self._options.max_batch or self._options.max_sequences)
+        for pieces in (size for size in SOUND_SIZES if size <= most):
+            self._runner.time_sound(pieces, plan)  # kernels are chosen, and memory is there
+            first, longest = (1000 * seconds for seconds in self._runner.time_sound(pieces, plan))
+            costs.first_sound.know(pieces, first)
+            costs.sound.know(pieces, longest)
+            if min(costs.of_sound(pieces), costs.of_sound(pieces, is_first=True)) > 2 * LONGEST_SOUND_MS:
+                break
 
     def _answer_noise(self, count: int) -> None:
         generator = np.random.default_rng(count)
@@ -246,11 +275,8 @@ class OpenS2SEngine:
     def close(self) -> None:
         if self._parts is None:
             return
-        for response_id in list(self._live):
-            self._free(response_id)
+        self.forget()
         self._ended.clear()
-        self._core.clear()
-        self._hearing.clear()
         self._parts = None
         del self._core, self._runner, self._maker
 

