@@ -19,6 +19,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,13 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with options_of(arguments, max(calls)) as options:
         result: dict[str, Any] = {**head(arguments, options, device), "load": asdict(load), "runs": rows}
-        for name in arguments.systems:
-            with system(name, options) as loaded:
-                for count in calls:
+        for build, names in groupby(arguments.systems, lambda name: ENGINE if name == NO_GUESS else name):
+            with system(build, options) as loaded:
+                for name, count in product(names, calls):
                     held_ms = load.hold_ms if name in GUESSES else 0
                     turns = 0 if name == NO_GUESS else load.turns  # flat out there are no guesses
-                    rows.append(measure(loaded, count, replace(load, hold_ms=held_ms, turns=turns), device))
+                    asked = replace(load, hold_ms=held_ms, turns=turns)
+                    rows.append(measure(replace(loaded, name=name), count, asked, device))
                     print(json.dumps(rows[-1]), flush=True)
     found = criteria(rows, is_gpu)
     result["criteria"] = [{**asdict(one), "holds": one.holds} for one in found]

@@ -43,6 +43,8 @@ class System:
     """Tells a system that cannot be stopped in time how many speech tokens the reply of this id shall have."""
     busy_seconds: Callable[[], float] | None = None
     """Of a system that computes outside `step`."""
+    forget: Callable[[], None] | None = None
+    """Drops what it keeps of earlier conversations, so that a run finds nothing of the one before."""
 
 
 @dataclass(slots=True)

@@ -38,6 +38,8 @@ def measure(system: System, num_calls: int, load: Load, device: torch.device) ->
     they come. `rtf`: seconds in which the engine computed, per second of sound, paced. `reply_rtf`: from asking to the
     last sound over the sound's length, flat out, median. `tokens_per_s`: of both models, heard per second of the paced
     run, all calls together; `tokens_per_s_flat_out`: per second in which the engine computed, flat out."""
+    if system.forget is not None:
+        system.forget()
     before = stats_of(system.engine)
     paced = Drive(system, plan(num_calls, load.seconds, load.mix, load.seed), is_paced=True, hold_ms=load.hold_ms).run()
     stats = between(before, stats_of(system.engine))

@@ -194,7 +194,7 @@ def _engine(name: str, options: dict[str, object], woken: threading.Event) -> Sy
     parts = engine._parts
     if options.get("load_format") == "dummy" and parts is not None:
         _without_ends(parts.model, parts.checkpoint)
-    return System(name, engine, woken)
+    return System(name, engine, woken, forget=engine.forget)
 
 
 def _reference(options: dict[str, object], woken: threading.Event) -> System:
