@@ -56,6 +56,7 @@ def engine_settings(**overrides: object) -> EngineSettings:
         ("engine.cpu_affinity", (0,), "cpu_affinity"),
         ("engine.max_pending", 7, "max_pending"),
         ("engine.restart_backoff_seconds", 0.25, "restart_backoff_seconds"),
+        ("engine.step_timeout_seconds", 2.5, "step_timeout_seconds"),
         ("engine.restart_backoff_max_seconds", 9.0, "restart_backoff_max_seconds"),
         ("engine.backend", "echo", "backend"),
         ("system.engine_huge_pages", False, "huge_pages"),

@@ -63,6 +63,8 @@ class EngineSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that the engine's process gets, where the server's own environment has none of that name."""
     log_style: LogStyle = field(default_factory=LogStyle)
+    step_timeout_seconds: float = 60.0
+    """A process whose step takes longer ends, and is started again."""
 
 
 class EngineClient(ABC):

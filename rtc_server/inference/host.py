@@ -17,6 +17,7 @@ from contextlib import suppress
 from model.interface import EngineEvent, EngineFault, EngineSetupError, ResponseDone, SpeechEngine
 from model.registry import ModelsMissingError, create_engine
 
+from .watch import StepWatch
 from .wire import (
     Cancel,
     Configure,
@@ -53,7 +54,11 @@ class _Client:
 class EngineHost:
     """Owns the engine and the host's ends of all connections until `serve` returns."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, watch: Callable[[float], StepWatch] | None = None) -> None:
+        """`watch` makes what ends the process when a step takes longer than so many seconds; only for a host that has
+        the process to itself."""
+        self._make_watch = watch
+        self._watch: StepWatch | None = None
         self._supervisor = _Client(sock, is_supervisor=True)
         self._clients = [self._supervisor]
         self._owners: dict[str, _Client] = {}  # who gets the events of a response
@@ -80,12 +85,16 @@ class EngineHost:
             engine = self._build(configure)
             if engine is not None:
                 self._max_pending = configure.max_pending
+                if self._make_watch is not None:
+                    self._watch = self._make_watch(configure.step_timeout_seconds)
                 if configure.listen_path is not None:
                     self._listen(configure.listen_path)
                 self._run(engine)
         except (BrokenPipeError, ConnectionResetError):
             log.info("engine host lost its server")
         finally:
+            if self._watch is not None:
+                self._watch.rest()
             if engine is not None:
                 engine.close()
             self._selector.close()
@@ -131,8 +140,13 @@ class EngineHost:
 
     def _run(self, engine: SpeechEngine) -> None:
         while True:
-            if not self._receive(0.0 if engine.has_work else None, engine):
+            has_work = engine.has_work
+            if self._watch is not None and not has_work:
+                self._watch.rest()
+            if not self._receive(0.0 if has_work else None, engine):
                 return
+            if self._watch is not None:
+                self._watch.alive()
             for client in list(self._clients):
                 backlog, client.backlog = client.backlog, []
                 for command in backlog:

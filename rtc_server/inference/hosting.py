@@ -28,6 +28,7 @@ class HostingEngineClient(EngineClient):
                 settings.listen_path,
                 settings.huge_pages,
                 settings.log_style,
+                settings.step_timeout_seconds,
             )
         )
         return reader, self._writer

@@ -32,6 +32,7 @@ class Configure:
     listen_path: str | None = None
     huge_pages: bool = True
     log_style: LogStyle = field(default_factory=LogStyle)
+    step_timeout_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

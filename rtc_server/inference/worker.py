@@ -15,6 +15,7 @@ from rtc_server import logs
 from rtc_server.scheduling import Scheduling, apply, report
 
 from .host import EngineHost
+from .watch import StepWatch
 from .wire import Configure
 
 log = logging.getLogger("rtc_server.inference.worker")
@@ -35,7 +36,7 @@ def main() -> None:
     logs.configure(logs.LogStyle())
     # Ctrl-C reaches the whole process group; the server decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    EngineHost(socket.socket(fileno=int(sys.argv[1]))).serve(prepare_process)
+    EngineHost(socket.socket(fileno=int(sys.argv[1])), StepWatch).serve(prepare_process)
 
 
 if __name__ == "__main__":

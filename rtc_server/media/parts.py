@@ -44,6 +44,7 @@ def engine_settings(settings: Settings, listen_path: str | None = None) -> Engin
         huge_pages=settings.system.engine_huge_pages,
         environment=engine_environment(settings),
         log_style=LogStyle(settings.logging.level, settings.logging.format),
+        step_timeout_seconds=engine.step_timeout_seconds,
     )
 
 

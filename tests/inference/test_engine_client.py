@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,60 @@ async def test_an_invalid_request_fails_alone(client: EngineClient) -> None:
     assert done.status == "failed"
     assert done.fault is not None
     assert done.fault.code == "invalid_request"
+
+
+STANDS_STILL = """
+import sys, threading
+from pathlib import Path
+import model.backends.echo as echo
+
+step, flag = echo.EchoEngine.step, Path({flag!r})
+
+def stand_still(engine, now):
+    if engine.has_work and not flag.exists():
+        flag.touch()
+        threading.Event().wait()
+    return step(engine, now)
+
+echo.EchoEngine.step = stand_still
+"""
+
+
+async def test_an_engine_that_stands_still_is_ended_and_comes_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As behind a GPU that does not answer: the first step with work never returns."""
+    (tmp_path / "sitecustomize.py").write_text(STANDS_STILL.format(flag=str(tmp_path / "stood")))
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    settings = replace(ECHO, step_timeout_seconds=1.0, environment=environment)
+    engine = ProcessEngineClient(settings)
+    await engine.start()
+    try:
+        inbox, later = Inbox(), Inbox()
+        engine.submit(request("r1"), inbox)
+        lost = await finished(inbox)
+        assert lost.fault is not None
+        assert lost.fault.code == "engine_lost"
+        engine.submit(request("r2"), later)
+        assert (await finished(later)).status == "completed"
+        assert engine.restarts == 1
+        assert "stand_still" in capfd.readouterr().err, "it says where it stood"
+    finally:
+        await engine.close()
+
+
+async def test_an_engine_that_waits_for_work_is_not_ended() -> None:
+    engine = ProcessEngineClient(replace(ECHO, step_timeout_seconds=1.0))
+    await engine.start()
+    try:
+        for name in ("r1", "r2"):
+            inbox = Inbox()
+            engine.submit(request(name), inbox)
+            assert (await finished(inbox)).status == "completed"
+            await asyncio.sleep(2.5)
+        assert engine.restarts == 0
+    finally:
+        await engine.close()
 
 
 async def test_a_killed_engine_fails_its_responses_and_comes_back(process: ProcessEngineClient) -> None:
