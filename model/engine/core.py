@@ -375,10 +375,10 @@ class EngineCore:
         return self._make_room(sequence, sequence.text.num_tokens + row.has_text, speech if row.num_units else 0)
 
     def _launch(self, rows: list[Row]) -> Pending | None:
-        """None when it raised; then the rows are tried one by one."""
+        """None when it raised."""
         try:
             return self._runner.round(rows)
-        except Exception:
+        except Exception:  # whatever a model raises; `_finish_round` tries the rows one by one and tells whose it is
             return None
 
     def _finish_round(self, rows: list[Row], pending: Pending | None) -> list[Output]:

@@ -215,8 +215,8 @@ class Scheduler:
         if self.is_measuring or not decoded:
             return bool(decoded)
         if slack < 0:
-            playing = [s for s in group if s.is_playing and (s in decoded or s.wants_sound or s.wants_tokens)]
-            neediest = min(playing, key=attrgetter("deadline"))
+            playing = [s for s in group if s.is_playing and (s in decoded or s.takes_sound() or s.takes_tokens())]
+            neediest = min(playing, key=attrgetter("deadline"))  # there is one: somebody has too little time
             return neediest in decoded or bool(neediest.cuts)
         newcomers = [s for s in decoded if s.is_first]
         if not newcomers or any(s.is_first and not s.is_held and s.wants_tokens and s not in decoded for s in group):

@@ -176,6 +176,19 @@ def test_a_request_larger_than_the_engine_is_refused_at_once() -> None:
     assert large.outcome == "refused"
 
 
+def test_sound_of_a_guess_is_decoded_while_a_listener_who_has_enough_will_be_late() -> None:
+    """He has no room for more yet, and what he then needs takes longer than what he has."""
+    world = World(Times(sound=3_000.0))
+    guess, listener = (world.ask(Reply(40, 100), is_held=is_held).sequence for is_held in (True, False))
+    guess.phase = listener.phase = "generate"
+    guess.is_decoding = True
+    listener.add_sound(2_000.0, is_final=False, now=world.clock.now)
+    assert not listener.wants_tokens
+    assert listener.takes_tokens()
+    step = world.core.scheduler.schedule(world.clock.now, [guess, listener], is_sound_busy=True)
+    assert not step.sound
+
+
 def test_an_idle_engine_has_no_work() -> None:
     world = World(SIXTEEN)
     listener = world.ask(Reply(40, 100), is_held=True)
