@@ -1,7 +1,8 @@
 """Drives an engine with conversations, as the server's engine host does: one thread, commands between steps.
 
 Paced: turns come when they are due, the listener plays in real time and grants credit as he plays. Flat out: credit for
-the whole reply, and a call's next turn at once. A reply is over when it has made the sound that its turn asks for; it
+the whole reply, and a call's next turn at once, until the first call has had all its turns: nobody is ever alone, and
+what the others have of their replies counts. A reply is over when it has made the sound that its turn asks for; it
 is then cancelled, so that replies are equally long whatever random weights say. History is what was really said.
 """
 
@@ -59,6 +60,7 @@ class TurnResult:
     reply_seconds: float | None = None
     """From when the turn was due to the last sound; None when it was not completed."""
     num_text: int = 0
+    """Text tokens that go with the sound that was heard."""
     underruns: int = 0
     underrun_ms: float = 0.0
     is_cut: bool = False
@@ -144,7 +146,9 @@ class Drive:
         while True:
             now = time.monotonic()
             due = self._act(now)
-            if not any(call.reply or call.waiting for call in self._calls):
+            talking = [bool(call.reply or call.waiting) for call in self._calls]
+            if not (any(talking) if self._is_paced else all(talking)):
+                self._cut_all(now)
                 break
             if self._is_paced and now > self._start + self._last_due + DRAIN_SECONDS:
                 self._cut_all(now)
@@ -279,7 +283,7 @@ class Drive:
     def _end(self, call: _Call, reply: _Reply) -> None:
         result, listener = reply.result, reply.listener
         result.audio_ms = listener.received_ms
-        result.num_text = reply.turn.max_text if result.audio_ms else 0
+        result.num_text = round(reply.turn.max_text * result.audio_ms / reply.turn.reply_ms)
         result.underruns, result.underrun_ms = listener.num_underruns, listener.underrun_ms
         self._results.append(result)
         call.reply = None

@@ -21,7 +21,8 @@ class Load:
     seconds: float
     """Turns are due within so long."""
     turns: int
-    """Of each call, flat out; twice as many of a single call, which has few others. 0 leaves that part out."""
+    """Of each call, flat out, at most: the part ends with the first call that had so many. Twice as many of a single
+    call, which has few others. 0 leaves that part out."""
     mix: Mix = TALK
     seed: int = 1
     hold_ms: int = 0

@@ -19,7 +19,7 @@ from benchmarks.support.listening import LARGEST_GRANT_MS, Listener
 from benchmarks.support.machine import largest, percentiles, provenance
 from benchmarks.support.server import Usage, histogram_quantile
 from benchmarks.support.turn_pauses import MS, dips, endpoint_ms, rank
-from benchmarks.support.workload import SHORT_TALK, TALK, Mix, plan, plan_back_to_back
+from benchmarks.support.workload import SHORT_TALK, TALK, TEXT_TOKENS_PER_SECOND, Mix, plan, plan_back_to_back
 from benchmarks.turn_latency import rotated, summarise
 from model.backends.echo import create
 from rtc_server.client.recording import SAMPLE_RATE, Recording, recording_from_pcm
@@ -207,13 +207,17 @@ def echo() -> Iterator[System]:
     engine.close()
 
 
-def test_flat_out_every_turn_of_every_call_is_answered(echo: System) -> None:
-    scripts = plan_back_to_back(3, 2, SHORT_TALK, seed=1)
-    outcome = Drive(echo, scripts, is_paced=False).run()
-    assert len(outcome.turns) == 6
-    assert all(turn.fault is None and not turn.is_cut for turn in outcome.turns)
-    for turn in outcome.turns:  # an echo is as long as what was said
+def test_flat_out_ends_with_the_first_call_that_had_all_its_turns(echo: System) -> None:
+    few, many = plan_back_to_back(1, 2, SHORT_TALK, seed=1) + plan_back_to_back(1, 5, SHORT_TALK, seed=2)
+    outcome = Drive(echo, [few, many], is_paced=False).run()
+    complete = [turn for turn in outcome.turns if not turn.is_cut]
+    assert sum(turn.call == 0 for turn in complete) == 2
+    assert sum(turn.call == 1 for turn in outcome.turns) < 5
+    assert all(turn.fault is None for turn in outcome.turns)
+    for turn in complete:  # an echo is as long as what was said
         assert 0 < turn.audio_ms <= turn.reply_ms
+    for turn in outcome.turns:  # the rest of a reply that was not made does not count
+        assert turn.num_text <= turn.audio_ms / 1000 * TEXT_TOKENS_PER_SECOND + 0.5
 
 
 def test_paced_a_reply_is_not_made_before_it_is_heard(echo: System) -> None:
