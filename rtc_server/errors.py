@@ -18,6 +18,7 @@
         │   └── HostNotAllowedError       host_not_allowed
         ├── CallNotFoundError         404 call_id_not_found
         ├── ModelNotFoundError        404 model_not_found
+        ├── ResumeNotFoundError       404 resume_not_found
         ├── NotEnabledError           404 not_enabled
         ├── RequestTimeoutError       408 request_timeout
         ├── ConflictError             409
@@ -194,6 +195,13 @@ class ModelNotFoundError(ApiError):
 
     status = 404
     code = "model_not_found"
+
+
+class ResumeNotFoundError(ApiError):
+    """No session waits under the resume token, or it is somebody else's."""
+
+    status = 404
+    code = "resume_not_found"
 
 
 class NotEnabledError(ApiError):

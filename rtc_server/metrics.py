@@ -18,6 +18,12 @@ CALLS = Gauge("rtc_server_calls", "Calls that hold a slot, connecting ones inclu
 CALLS_STARTED = Counter("rtc_server_calls_started", "Calls admitted.", registry=REGISTRY)
 CALLS_ENDED = Counter("rtc_server_calls_ended", "Calls ended, by reason.", ["reason"], registry=REGISTRY)
 CALLS_REFUSED = Counter("rtc_server_calls_refused", "Calls refused, by code.", ["code"], registry=REGISTRY)
+SESSIONS_RESUMED = Counter(
+    "rtc_server_sessions_resumed",
+    "Resume tokens shown, by outcome: resumed, not_found.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 REQUESTS_REFUSED = Counter(
     "rtc_server_requests_refused",
     "HTTP requests refused before their handler: unknown key, foreign origin, too many... by code.",

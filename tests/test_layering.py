@@ -111,6 +111,7 @@ PURE = (
     "rtc_server.codecs.g711",
     "rtc_server.app.client_messages",
     "rtc_server.media.merge",
+    "rtc_server.media.snapshots",
     "rtc_server.network.stun",
     "rtc_server.limits",
     "rtc_server.media.owners",
@@ -129,7 +130,7 @@ PURE = (
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
     *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
-    *("admission", "listening"),
+    *("admission", "listening", "snapshot"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
+from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
 
 
@@ -16,6 +17,8 @@ class AppContext:
     settings: Settings
     engine: EngineClient
     router: MediaRouter
+    resumption: Resumption | None = None
+    """None: sessions end with their calls."""
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

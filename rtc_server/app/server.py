@@ -25,7 +25,9 @@ from rtc_server.media.local import LocalNode
 from rtc_server.media.node import MediaNode
 from rtc_server.media.parts import engine_settings, silero_path, turn_judge_factory, vad_factory
 from rtc_server.media.process import ProcessNode
+from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
+from rtc_server.media.snapshot_store import LocalSnapshotStore, SnapshotWriter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 from rtc_server.scheduling import place_executor, unused_media_settings
@@ -71,13 +73,16 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
     try:
         async with asyncio.TaskGroup() as tasks:
+            store = LocalSnapshotStore(settings.session.resume_seconds)
+            writer = SnapshotWriter(store, tasks)
             router = MediaRouter(
-                _create_nodes(settings, engine, engine_path, tasks),
+                _create_nodes(settings, engine, engine_path, tasks, writer),
                 settings.server.max_calls,
                 engine_calls=lambda: engine.max_calls,
             )
+            resumption = Resumption(store, writer, router.hand_over) if settings.session.resume_seconds else None
             runner = web.AppRunner(
-                create_app(AppContext(settings, engine, router)),
+                create_app(AppContext(settings, engine, router, resumption)),
                 access_log=None,
                 keepalive_timeout=settings.limits.idle_connection_seconds,
                 max_headers=MAX_HEADERS,
@@ -109,13 +114,19 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
 
 
 def _create_nodes(
-    settings: Settings, engine: EngineClient, engine_path: str, tasks: asyncio.TaskGroup
+    settings: Settings,
+    engine: EngineClient,
+    engine_path: str,
+    tasks: asyncio.TaskGroup,
+    snapshots: SnapshotWriter,
 ) -> list[MediaNode]:
     num_workers = settings.server.media_workers
     if not num_workers:
-        return [LocalNode(settings, engine, vad_factory(settings), tasks, make_judge=turn_judge_factory(settings))]
+        judge = turn_judge_factory(settings)
+        vad = vad_factory(settings)
+        return [LocalNode(settings, engine, vad, tasks, make_judge=judge, save_snapshot=snapshots.write)]
     silero_path(settings)  # raises here, before anything is started, when the model file is missing
-    return [ProcessNode(settings, index, engine_path) for index in range(num_workers)]
+    return [ProcessNode(settings, index, engine_path, snapshots.write) for index in range(num_workers)]
 
 
 async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:

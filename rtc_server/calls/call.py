@@ -41,6 +41,8 @@ from .intents import (
     SubmitRequest,
 )
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
+from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
+from .snapshot_timer import SaveSnapshot, SnapshotTimer
 from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Call:
         make_vad: VadFactory,
         options: CallOptions = DEFAULT_OPTIONS,
         make_judge: TurnJudgeFactory = NoTurnJudge,
+        save_snapshot: SaveSnapshot | None = None,
     ) -> None:
         info = engine.info
         self.call_id = call_id
@@ -84,7 +87,10 @@ class Call:
         self._transport = transport
         self._engine = engine
         self._playout = Playout(sample_rate=transport.playout_sample_rate)
+        before = None if options.resume is None else options.resume.snapshot
         session = options.session or initial_session(settings, info)
+        if before is not None:
+            session = before.session
         self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
         self._detector = TurnDetector(
             make_vad(self._on_voice_judged),
@@ -112,20 +118,33 @@ class Call:
             ),
             on_session=self._on_session,
         )
-        expires_at = int(self.created_at + settings.server.max_call_seconds)
+        self._max_seconds: float = settings.server.max_call_seconds
+        self._expires_at = int(self.created_at + self._max_seconds)
+        self._session_id = new_id("sess")
+        if before is not None:
+            self._expires_at, self._session_id = before.expires_at, before.session_id
+            self._max_seconds = max(0.0, before.expires_at - self.created_at)
+            restore(self.core, before)
         formats = session.audio
         self._wire = WireAudio(info.sample_rate, formats.input.format.type, formats.output.format.type)
         has_socket = transport.carries_audio_in_events
         self._client_events = ClientEvents(
             self.core,
             new_id,
-            new_id("sess"),
-            expires_at,
+            self._session_id,
+            self._expires_at,
             append_audio=self._append_audio if has_socket else None,
             decode_clip=self._wire.decode_clip,
             max_bytes=MAX_SOCKET_MESSAGE_BYTES if has_socket else MAX_MESSAGE_BYTES,
         )
+        self._dialect_name = options.dialect
         self._dialect = create_dialect(options.dialect)
+        self._grant = options.resume
+        self._snapshots: SnapshotTimer | None = None
+        if self._grant is not None and save_snapshot is not None:
+            self._snapshots = SnapshotTimer(
+                self._grant, self._take_snapshot, save_snapshot, lambda: self.core.is_agent_active, transport.abort
+            )
         self._leaving: asyncio.Task[None] | None = None
         self._has_taken_leave = False
         self._sidebands: list[EventObserver] = []
@@ -136,8 +155,10 @@ class Call:
     async def run(self) -> str:
         """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
         reason = "internal_error"
+        if self._snapshots is not None:
+            self._snapshots.start()
         try:
-            async with asyncio.timeout(self._settings.server.max_call_seconds):
+            async with asyncio.timeout(self._max_seconds):
                 reason = await self._transport.run(self)
         except TimeoutError:
             reason = "time_limit"
@@ -146,6 +167,8 @@ class Call:
                 self._timer.cancel()
             self._is_over = True
             self._judge.close()
+            if self._snapshots is not None:
+                self._snapshots.close(reason)
             self.core.close()
             self._drain()
             last = farewell(reason)
@@ -165,6 +188,11 @@ class Call:
             for message in self._dialect.farewell():
                 self._transport.send_event(message)
         await self._transport.close(reason)
+
+    def hand_over(self) -> bytes | None:
+        """The last snapshot, before the session goes on in another call: this one has to be hung up next. None when it
+        has no session that could."""
+        return None if self._snapshots is None else self._snapshots.hand_over()
 
     # --- sidebands
 
@@ -194,10 +222,15 @@ class Call:
 
     def on_connected(self) -> None:
         self.connected.set()
+        if self._snapshots is not None:
+            self._snapshots.on_connected()
 
     def on_channel_open(self) -> None:
         for event in self._client_events.opening():
             self._send(event)
+        if self._grant is not None:
+            for event in resumable_events(self.core, self._grant, self._settings.session.resume_seconds):
+                self._send_to_peer(event)  # to nobody else: it holds the token
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
@@ -247,7 +280,14 @@ class Call:
                 sideband.send_event(event)
         self._drain()
 
+    def _take_snapshot(self) -> CallSnapshot:
+        return take_snapshot(
+            self.core, session_id=self._session_id, expires_at=self._expires_at, dialect=self._dialect_name
+        )
+
     def _send(self, event: Event) -> None:
+        if self._snapshots is not None:
+            self._snapshots.note(event)
         self._send_to_peer(event)
         for sideband in tuple(self._sidebands):
             sideband.send_event(event)

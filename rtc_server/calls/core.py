@@ -95,7 +95,7 @@ class CallCore:
         self.conversation_id = new_id("conv")
         self.conversation = Conversation()
         self.archive = AudioArchive(settings.kept_audio_seconds)
-        self._sounds = AudioArchive(HEARD_SECONDS) if engine.listens_to_history else None
+        self.sounds = AudioArchive(HEARD_SECONDS) if engine.listens_to_history else None
         self.can = can
         self.announce = Announcer(EventWriter(new_id))
         self._engine = engine
@@ -423,8 +423,8 @@ class CallCore:
 
     def _keep_audio(self, item_id: str, turn_id: str, audio: Pcm16, pauses: tuple[int, ...], now: float) -> None:
         self.archive.add(item_id, audio, INPUT_SAMPLE_RATE)
-        if self._sounds is not None:
-            self._sounds.add(item_id, audio, INPUT_SAMPLE_RATE)
+        if self.sounds is not None:
+            self.sounds.add(item_id, audio, INPUT_SAMPLE_RATE)
         self.transcripts.expect(item_id, turn_id, audio, now, at_once=not self.session.answers)
         if self.session.answers:
             self._unanswered.append(Unanswered(item_id, audio, pauses))
@@ -464,8 +464,8 @@ class CallCore:
         """`conversation.item.delete`. Raises ProtocolError."""
         self.conversation.delete(item_id)
         self.archive.drop(item_id)
-        if self._sounds is not None:
-            self._sounds.drop(item_id)
+        if self.sounds is not None:
+            self.sounds.drop(item_id)
         self._unanswered = [part for part in self._unanswered if part.item_id != item_id]
 
     def update_session(self, session: SessionConfig) -> None:
@@ -494,7 +494,7 @@ class CallCore:
             message = f"Too many responses; the next may begin in {wait:.1f} s."
             raise ProtocolError("rate_limit_exceeded", message)
         if parameters.input is not None:
-            sounds, listens = self._sounds or self.archive, self._sounds is not None
+            sounds, listens = self.sounds or self.archive, self.sounds is not None
             items, audio = response_context(
                 parameters.input, self.conversation, sounds, decode, self._new_id, listens=listens
             )
@@ -538,7 +538,7 @@ class CallCore:
         """The conversation as the engine shall see it: a paused reply counts only as far as it was heard."""
         heard = dict(self.replies.heard_so_far()) if self._barge_in.is_pending else {}
         waiting = {item_id for part in self._unanswered for item_id in part.item_ids}
-        return engine_history(self.conversation, heard, self._sounds, waiting)
+        return engine_history(self.conversation, heard, self.sounds, waiting)
 
     def _unanswered_audio(self, latest: Unanswered | None = None) -> Unanswered | None:
         """Everything said that nobody answered yet, as one stretch of audio."""

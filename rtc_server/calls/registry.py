@@ -22,6 +22,7 @@ from .admission import CallLimit
 from .call import Call, new_id
 from .echo import EchoCall
 from .sessions import DEFAULT_OPTIONS, CallOptions
+from .snapshot_timer import SaveSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class CallRegistry:
         tasks: asyncio.TaskGroup,
         on_end: Callable[[str], None] | None = None,
         make_judge: TurnJudgeFactory = NoTurnJudge,
+        save_snapshot: SaveSnapshot | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -47,6 +49,7 @@ class CallRegistry:
         self._make_judge = make_judge
         self._tasks = tasks
         self._on_end = on_end
+        self._save_snapshot = save_snapshot
         self._calls: dict[str, AnyCall] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._num_reserved = 0
@@ -83,7 +86,14 @@ class CallRegistry:
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
         else:
             call = Call(
-                new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options, self._make_judge
+                new_id("rtc"),
+                self._settings,
+                transport,
+                self._engine,
+                self._make_vad,
+                options,
+                self._make_judge,
+                save_snapshot=self._save_snapshot,
             )
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
@@ -94,6 +104,16 @@ class CallRegistry:
         """Give a reserved slot back."""
         self._num_reserved -= 1
         self._count()
+
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """The last snapshot of a call, which is over and has given its slot back by then. Raises CallNotFoundError."""
+        call = self.get(call_id)
+        if not isinstance(call, Call):
+            raise CallNotFoundError("An echo test has no session.")
+        task, snapshot = self._running[call_id], call.hand_over()
+        await call.hang_up("resumed")
+        await asyncio.wait({task})
+        return snapshot
 
     async def close(self, timeout_seconds: float) -> None:
         """End every call and wait until the last slot is free; what has not ended in time is cancelled."""

@@ -79,6 +79,7 @@ class Replies:
         self._outbox = outbox
         self._new_id = new_id
         self._settings = settings
+        self.conversation_id = settings.conversation_id
         self._on_forgotten = on_forgotten
         self._alive: dict[str, Response] = {}  # held, generating or playing
         self._sound = ReplyPlayout(playout, settings.engine_sample_rate)
@@ -111,7 +112,7 @@ class Replies:
             turn_id=request.turn_id,
             plan=plan,
             is_held=request.is_held,
-            conversation_id=self._settings.conversation_id if plan.in_conversation else None,
+            conversation_id=self.conversation_id if plan.in_conversation else None,
             speculated=request.is_held,
             timing=timing,
             granted_ms=request.audio_credit_ms,
@@ -289,13 +290,21 @@ class Replies:
         if message is None:
             return
         if message.is_audio:
-            audio_ms = round(response.received_audio_ms) if self._settings.audio_in_events else played_ms
-            marks = tuple(response.marks)
-            message = replace(message, text=heard, audio_ms=audio_ms, whole_text=response.text, marks=marks)
+            response.message = self._cut_message(response, message, heard, played_ms)
         else:
-            message = replace(message, text=response.text)
-        response.message = replace(message, status="incomplete")
+            response.message = replace(message, text=response.text, status="incomplete")
         self._store(response, response.message)
+
+    def _cut_message(self, response: Response, message: Item, heard: str, played_ms: int) -> Item:
+        audio_ms = round(response.received_audio_ms) if self._settings.audio_in_events else played_ms
+        return replace(
+            message,
+            text=heard,
+            status="incomplete",
+            audio_ms=audio_ms,
+            whole_text=response.text,
+            marks=tuple(response.marks),
+        )
 
     def _announce_done(self, response: Response, status: str, details: dict[str, str] | None) -> None:
         response.is_announced_done = True
@@ -365,6 +374,22 @@ class Replies:
                 played_ms = self._playout.played_ms(response.response_id)
                 heard.append((message.item_id, heard_text(response.text, self._playout.text_end_at(played_ms))))
         return heard
+
+    def as_heard(self) -> dict[str, Item]:
+        """Messages that are not over yet, by id, as they would be if the call ended now."""
+        found = {}
+        for response in self._alive.values():
+            message = response.message
+            if message is None or not response.plan.in_conversation:
+                continue
+            if not message.is_audio:
+                if response.is_generating:
+                    found[message.item_id] = replace(message, text=response.text, status="incomplete")
+                continue
+            played_ms = self._playout.played_ms(response.response_id)
+            heard = heard_text(response.text, self._playout.text_end_at(played_ms)) if played_ms else ""
+            found[message.item_id] = self._cut_message(response, message, heard, round(played_ms))
+        return found
 
     def _tell_buffer(self, what: str, response: Response) -> None:
         if not self._settings.audio_in_events:

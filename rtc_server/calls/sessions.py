@@ -22,6 +22,8 @@ from rtc_server.realtime.session import (
 from rtc_server.turns.completion import LONGEST_WAIT_MS
 from rtc_server.turns.detector import TurnDetectorConfig
 
+from .snapshot import ResumeGrant
+
 PAUSE_MS = 120  # silence after which semantic_vad looks at a pause, where the settings do not speculate
 
 EventDialect: TypeAlias = Literal["realtime", "realtime-beta", "rtvi"]
@@ -35,6 +37,8 @@ class CallOptions:
     session: SessionConfig | None = None
     """The starting configuration, complete and valid; None = the server's settings."""
     dialect: EventDialect = "realtime"
+    resume: ResumeGrant | None = None
+    """How its client may come back after the call was lost; None = it may not."""
 
 
 DEFAULT_OPTIONS = CallOptions()

@@ -56,9 +56,14 @@ class RealtimePeer:
         on_end: Callable[[str], None],
         tls: ssl.SSLContext | bool = True,
         api_key: str | None = None,
+        resume: str | None = None,
     ) -> None:
+        """`resume`: the `resume_token` of a call that was lost, whose session goes on."""
         self.base = base_url(url)
         self.call_id: str | None = None
+        self.resume_token: str | None = None
+        """How to go on with the session when this call is lost; None where the server keeps none."""
+        self._resume = resume
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track = track
         self._on_event = on_event
@@ -147,12 +152,15 @@ class RealtimePeer:
     async def _exchange(self, offer: str) -> str:
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls), headers=self._headers)
         url = self.base / CALLS_PATH
+        if self._resume is not None:
+            url = url.with_query(resume=self._resume)
         try:
             async with self._http.post(url, data=offer.encode(), headers={"Content-Type": "application/sdp"}) as reply:
                 body = await reply.text(errors="replace")
                 if reply.status != 201:
                     raise CallError(_refusal(str(self.base), reply.status, body, reply.headers.get("Retry-After")))
                 location = reply.headers.get("Location")
+                self.resume_token = reply.headers.get("Resume-Token")
         except aiohttp.ClientConnectorCertificateError as error:
             raise CallError(
                 f"The certificate of {self.base} is not trusted here: pass its authority's file, or --insecure."

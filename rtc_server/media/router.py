@@ -117,6 +117,10 @@ class MediaRouter:
         """See `MediaNode`."""
         await self._node(call_id).hang_up(call_id)
 
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """See `MediaNode`."""
+        return await self._node(call_id).hand_over(call_id)
+
     async def metrics(self) -> list[bytes]:
         """The metrics of the nodes that are other processes; those that do not answer are left out."""
         results = await asyncio.gather(*(node.metrics() for node in self.nodes), return_exceptions=True)

@@ -26,7 +26,17 @@ from .channels import WINDOW, Line
 from .local import LocalNode
 from .node import ChannelRequest
 from .parts import engine_settings, turn_judge_factory, vad_factory
-from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Failure, Reply, Request, WorkerLoad
+from .wire import (
+    ChannelClosed,
+    ChannelData,
+    ChannelRead,
+    ConfigureWorker,
+    Failure,
+    Reply,
+    Request,
+    SnapshotChanged,
+    WorkerLoad,
+)
 
 log = logging.getLogger("rtc_server.media.worker")
 
@@ -34,7 +44,9 @@ READ_BYTES = 1 << 16
 SWITCH_INTERVAL_SECONDS = 0.0005  # another thread (ONNX, DNS) gives the GIL back within a fraction of a frame
 READ_STEP = WINDOW // 8  # what a call has read is told in lumps: 3 times a second instead of 50
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
-METHODS = frozenset({"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "metrics", "close"})
+METHODS = frozenset(
+    ("answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over", "metrics", "close")
+)
 
 
 class Worker:
@@ -70,6 +82,7 @@ class Worker:
                     make_judge=turn_judge_factory(settings),
                     port_offset=configure.index,
                     on_end=self._tell_ended,
+                    save_snapshot=self._tell_snapshot,
                 )
                 gc.collect()
                 gc.freeze()  # what lives as long as the process need not be looked at by every collection
@@ -114,10 +127,10 @@ class Worker:
             case ChannelRead(channel, size):
                 if channel in self._lines:
                     self._lines[channel].acknowledge(size)
-            case ChannelClosed(channel):
+            case ChannelClosed(channel, is_lost=is_lost):
                 line = self._lines.pop(channel, None)
                 if line is not None:
-                    line.disconnect()
+                    line.disconnect(is_lost=is_lost)
             case _:
                 raise ValueError(f"unknown message {type(message).__name__}")
 
@@ -156,6 +169,9 @@ class Worker:
     def _tell_ended(self, call_id: str) -> None:
         node = self._node
         self._send(WorkerLoad(node is not None and node.load.is_ready, (call_id,)))
+
+    def _tell_snapshot(self, key: str, owner: tuple[str, ...], data: bytes | None) -> None:
+        self._send(SnapshotChanged(key, owner, data))
 
     def _send(self, message: object) -> None:
         if not self._writer.is_closing():

@@ -87,6 +87,7 @@ SERVER_EVENTS: dict[str, Support] = {
     "response.function_call_arguments.done": FULL,
     "rate_limits.updated": Support("supported", "responses per minute of this call"),
     "mcp_list_tools.*, response.mcp_call.*": Support("refused", "MCP servers are not contacted; declare functions"),
+    "rtc_server.session.resumable": Support("ours", "how to go on with the session after its connection was lost"),
     "rtc_server.turn.metrics": Support("ours", "where each millisecond between question and answer went"),
 }
 

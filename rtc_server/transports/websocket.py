@@ -38,6 +38,7 @@ NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_AGAIN = 1000, 1001, 1008, 1011, 1013
 CLOSE_CODES = {
     "hangup": NORMAL,
     "peer_closed": NORMAL,
+    "resumed": NORMAL,
     "time_limit": GOING_AWAY,  # what OpenAI's clients see as the end of the hour
     "client_not_reading": POLICY,  # reading is the client's duty; trying again later would not help
     "shutdown": TRY_AGAIN,
@@ -208,9 +209,9 @@ class WebSocketTransport:
         """A message of `size` has reached the client."""
         self._unread.remove(size)
 
-    def disconnect(self) -> None:
-        """The client is gone."""
-        self._end("peer_closed")
+    def disconnect(self, *, is_lost: bool = False) -> None:
+        """The client is gone; `is_lost`: without having said so."""
+        self._end("connection_failed" if is_lost else "peer_closed")
 
     # --- Paced
 
@@ -303,7 +304,7 @@ class Sideband:
         """A message of `size` has reached the client."""
         self._unread.remove(size)
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, is_lost: bool = False) -> None:
         """The client is gone."""
         self._leave()
 

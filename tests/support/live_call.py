@@ -19,7 +19,7 @@ SPEECH = Path(__file__).resolve().parents[1] / "data" / "speech"
 class LiveCall:
     """See the module's docstring; made by `live_call`."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, resume: str | None = None) -> None:
         self.events: list[dict[str, Any]] = []
         self.num_frames = 0
         self.heard_at: list[float] = []
@@ -33,6 +33,7 @@ class LiveCall:
             on_audio=self._on_audio,
             on_end=self._on_end,
             api_key=api_key,
+            resume=resume,
         )
 
     def say(self, name: str) -> None:
@@ -73,9 +74,9 @@ class LiveCall:
 
 
 @asynccontextmanager
-async def live_call(url: str, api_key: str | None = None) -> AsyncIterator[LiveCall]:
+async def live_call(url: str, api_key: str | None = None, resume: str | None = None) -> AsyncIterator[LiveCall]:
     """A connected call that has got its `session.created`; hung up at the end."""
-    call = LiveCall(url, api_key)
+    call = LiveCall(url, api_key, resume)
     try:
         await call.peer.connect(15)
         await call.event("session.created")
