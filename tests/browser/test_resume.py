@@ -20,7 +20,7 @@ def test_a_page_goes_on_after_its_media_worker_was_killed(open_page: OpenPage) -
         caller.calls()
         caller.types("Remember 42.")
         expect(caller.replies()).to_contain_text(["Remember 42."])
-        caller.page.wait_for_timeout(600)  # the snapshot leaves the worker; a killed process cannot be asked
+        caller.page.wait_for_timeout(1_500)  # the snapshot leaves the worker; a killed process cannot be asked
         children = psutil.Process(server.process.pid).children()
         worker = next(child for child in children if "rtc_server.media.worker" in child.cmdline())
         worker.send_signal(signal.SIGKILL)

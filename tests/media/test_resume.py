@@ -11,6 +11,7 @@ import aiohttp
 import psutil
 import pytest
 
+from rtc_server.calls.snapshot_timer import SETTLE_SECONDS
 from rtc_server.client.errors import CallError
 from rtc_server.client.recording import load_recording
 from tests.support.live_call import SPEECH, LiveCall, live_call
@@ -54,9 +55,11 @@ async def talk(call: Any) -> str:
     return answer
 
 
-async def snapshot_taken() -> None:
-    """What has just been said is in the store. A lost process cannot be asked, so this is time."""
-    await asyncio.sleep(0.6)
+async def snapshot_taken(server: ServerProcess, call: LiveCall) -> None:
+    """What has just been said is in the store: its time has come, and both processes have worked on since."""
+    await asyncio.sleep(SETTLE_SECONDS)
+    assert await call.is_alive()
+    assert await asyncio.to_thread(lambda: server.num_calls) == 1
 
 
 async def test_a_killed_media_worker_takes_the_call_and_not_the_session(server: ServerProcess) -> None:
@@ -68,7 +71,7 @@ async def test_a_killed_media_worker_takes_the_call_and_not_the_session(server: 
         resumable = await lost.event("rtc_server.session.resumable")
         assert resumable["resume_token"] == lost.peer.resume_token
         assert (resumable["resumed"], resumable["num_items"], resumable["keep_seconds"]) == (False, 0, 90.0)
-        await snapshot_taken()
+        await snapshot_taken(server, lost)
         killed = worker_of(server, lost)
         killed.send_signal(signal.SIGKILL)
         await asyncio.to_thread(server.wait_for_calls, 0)
