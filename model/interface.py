@@ -107,6 +107,8 @@ class GenerateRequest:
     is_held: bool = False
     """Nobody hears it yet: a guess that the turn is over. It may be dropped (`SpeechEngine.cancel`), or somebody may
     begin to wait for it (`SpeechEngine.release`)."""
+    traceparent: str = ""
+    """The W3C trace context that its work belongs to; "" where nobody traces it. Engines need not look at it."""
 
 
 @dataclass(frozen=True, slots=True)

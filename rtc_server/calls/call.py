@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from model.interface import EngineEvent, Pcm16
@@ -39,8 +40,10 @@ from .intents import (
     SendEvent,
     StopJudging,
     SubmitRequest,
+    TurnAnswered,
 )
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
+from .turn_records import TurnRecord
 from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
@@ -74,10 +77,13 @@ class Call:
         make_vad: VadFactory,
         options: CallOptions = DEFAULT_OPTIONS,
         make_judge: TurnJudgeFactory = NoTurnJudge,
+        on_turn: Callable[[TurnRecord], None] | None = None,
     ) -> None:
+        """`on_turn` gets the record of every turn as its reply begins to be heard."""
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
+        self._on_turn = on_turn
         self.connected = asyncio.Event()
         """Set once media flows."""
         self._settings = settings
@@ -109,6 +115,7 @@ class Call:
                 responses_per_minute=settings.session.responses_per_minute,
                 audio_in_events=transport.carries_audio_in_events,
                 kept_audio_seconds=settings.session.kept_audio_seconds,
+                wall_offset=self.created_at - asyncio.get_running_loop().time(),
             ),
             on_session=self._on_session,
         )
@@ -325,6 +332,10 @@ class Call:
                     self._judge.ask(audio, self._on_turn_judged)
                 case StopJudging():
                     self._judge.cancel()
+                case TurnAnswered(record):
+                    _observe_turn(record)
+                    if self._on_turn is not None:
+                        self._on_turn(record)
                 case Observe():
                     _observe(output)
         deadline = self.core.next_deadline()
@@ -335,12 +346,17 @@ class Call:
             self._timer = asyncio.get_running_loop().call_at(deadline, self._on_deadline)
 
 
+def _observe_turn(record: TurnRecord) -> None:
+    for name, ms in record.stages.items():
+        metrics.TURN_STAGE.labels(name).observe(ms / 1e3)
+    if record.inference_ms is not None:
+        metrics.TURN_STAGE.labels("inference").observe(record.inference_ms / 1e3)
+    if record.latency_ms is not None:
+        metrics.RESPONSE_LATENCY.observe(record.latency_ms / 1e3)
+
+
 def _observe(output: Observe) -> None:
     match output.name:
-        case "stage":
-            metrics.TURN_STAGE.labels(output.label).observe(output.value)
-        case "latency":
-            metrics.RESPONSE_LATENCY.observe(output.value)
         case "response":
             metrics.RESPONSES.labels(output.label).inc()
         case "speculation":

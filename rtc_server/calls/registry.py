@@ -22,6 +22,7 @@ from .admission import CallLimit
 from .call import Call, new_id
 from .echo import EchoCall
 from .sessions import DEFAULT_OPTIONS, CallOptions
+from .turn_records import TurnRecord
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class CallRegistry:
         tasks: asyncio.TaskGroup,
         on_end: Callable[[str], None] | None = None,
         make_judge: TurnJudgeFactory = NoTurnJudge,
+        on_turn: Callable[[TurnRecord], None] | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -47,6 +49,7 @@ class CallRegistry:
         self._make_judge = make_judge
         self._tasks = tasks
         self._on_end = on_end
+        self._on_turn = on_turn
         self._calls: dict[str, AnyCall] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._num_reserved = 0
@@ -83,7 +86,14 @@ class CallRegistry:
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
         else:
             call = Call(
-                new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options, self._make_judge
+                new_id("rtc"),
+                self._settings,
+                transport,
+                self._engine,
+                self._make_vad,
+                options,
+                self._make_judge,
+                self._on_turn,
             )
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")

@@ -38,7 +38,9 @@ from rtc_server.calls.intents import (
     SendEvent,
     StopJudging,
     SubmitRequest,
+    TurnAnswered,
 )
+from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.realtime.events import MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.session import (
     Audio,
@@ -56,6 +58,7 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.vad import EnergyVoiceDetector
 
 RATE = 24_000
+WALL_OFFSET = 1_700_000_000.0  # wall clock minus virtual time
 SETTINGS = {"min_speech_ms": 100, "max_utterance_ms": 20_000, "speculation_silence_ms": 120}
 
 
@@ -121,7 +124,9 @@ class VirtualCall:
             playout=self.playout,
             barge_in=BargeIn(interruption_min_ms=400, gives_transcripts=gives_transcripts),
             new_id=new_id,
-            settings=CoreSettings(audio_in_events=over_socket, responses_per_minute=responses_per_minute),
+            settings=CoreSettings(
+                audio_in_events=over_socket, responses_per_minute=responses_per_minute, wall_offset=WALL_OFFSET
+            ),
             on_session=self._on_session,
         )
         self.client = ClientEvents(
@@ -134,6 +139,7 @@ class VirtualCall:
         self.granted: list[tuple[str, int]] = []
         self.released: list[str] = []
         self.observed: list[Observe] = []
+        self.turns: list[TurnRecord] = []
         self.frames: list[Pcm16] = []
         self.judged: list[Pcm16] = []
         """What the turn model was asked about."""
@@ -210,6 +216,8 @@ class VirtualCall:
                     self.judged.append(audio)
                 case StopJudging():
                     self.is_judging_stopped = True
+                case TurnAnswered(record):
+                    self.turns.append(record)
                 case Observe():
                     self.observed.append(output)
 
