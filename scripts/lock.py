@@ -24,7 +24,7 @@ HEADER = """\
 # Exact versions of everything that set-up installs, for Python 3.11 to 3.13.
 # Written by `python -m scripts.lock --write`; the ranges and their reasons stand in pyproject.toml.
 """
-CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
+CUDA_PREFIXES = ("nvidia-c", "nvidia-n", "cuda-", "triton")  # nvidia-cublas to nvidia-nvtx, but not nvidia-ml-py
 
 
 def read_lock() -> dict[str, Version]:

@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
     *("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths"),
-    "rtc_server.scheduling",
+    *("rtc_server.scheduling", "rtc_server.process_metrics"),
 )
 
 LAYERS: dict[str, tuple[str, ...]] = {
     # the words that everybody shares
     "rtc_server.errors": (),
     "rtc_server.metrics": (),
+    "rtc_server.process_metrics": ("rtc_server.metrics",),
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
     "rtc_server.config": ("rtc_server.config", "rtc_server.errors", "rtc_server.paths"),
     "rtc_server.logs": (),
@@ -168,6 +169,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("rtc_server.cli",),
     "rich": ("rtc_server.cli", "rtc_server.client"),
     "trustme": ("rtc_server.certs",),
+    "pynvml": ("rtc_server.process_metrics",),
     "ray": ("rtc_server.inference.ray",),
 }
 """The only places where a library may be imported, so that it can be replaced there."""

@@ -49,7 +49,7 @@ class OfferTaker:
         try:
             return validate_offer(body, allow_loopback=self.allows_loopback, purpose=purpose)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
 
     async def answer(self, body: bytes, kind: CallKind, options: CallOptions = DEFAULT_OPTIONS) -> Answer:

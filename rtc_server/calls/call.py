@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 MAX_SIDEBANDS = 4  # an application, its debugger, and two to spare; each gets a copy of every event
 FOR_THE_SENDER = ("error", "conversation.item.retrieved")  # nobody else asked, and a sideband gets no sound
+FRAMES_PER_SECOND = 50
 MAX_BACKLOG_MS = 500.0  # input that waits for the voice detector; a transport that can makes its client wait
 
 
@@ -139,6 +140,7 @@ class Call:
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
+        self._frames = 0
 
     async def run(self) -> str:
         """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
@@ -235,6 +237,9 @@ class Call:
         if self._playout.underruns > self._underruns:
             metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
             self._underruns = self._playout.underruns
+        self._frames += 1
+        if self._frames % FRAMES_PER_SECOND == 0:
+            metrics.VOICE_BACKLOG.observe(self._detector.backlog_ms / 1e3)
         self._drain()
         return frame
 

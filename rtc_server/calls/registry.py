@@ -127,7 +127,7 @@ class CallRegistry:
         finally:
             del self._calls[call.call_id], self._running[call.call_id]
             self._count()
-            metrics.CALLS_ENDED.labels(reason).inc()
+            metrics.CALLS_ENDED.labels(metrics.bounded("reason", reason)).inc()
             if self._on_end is not None:
                 self._on_end(call.call_id)
             log.info("call ended", extra={"call_id": call.call_id, "reason": reason})

@@ -17,8 +17,10 @@ from contextlib import suppress
 from model.interface import EngineEvent, EngineFault, EngineSetupError, ResponseDone, SpeechEngine
 from model.registry import ModelsMissingError, create_engine
 
+from .meter import EngineMeter
 from .watch import StepWatch
 from .wire import (
+    AskMetrics,
     Cancel,
     Configure,
     EngineEvents,
@@ -26,6 +28,7 @@ from .wire import (
     EngineUnavailable,
     FrameReader,
     Grant,
+    HostMetrics,
     Release,
     Report,
     Shutdown,
@@ -54,10 +57,16 @@ class _Client:
 class EngineHost:
     """Owns the engine and the host's ends of all connections until `serve` returns."""
 
-    def __init__(self, sock: socket.socket, watch: Callable[[float], StepWatch] | None = None) -> None:
-        """`watch` makes what ends the process when a step takes longer than so many seconds; only for a host that has
-        the process to itself."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        watch: Callable[[float], StepWatch] | None = None,
+        metrics_page: Callable[[], bytes] | None = None,
+    ) -> None:
+        """For a host that has the process to itself: `watch` makes what ends it when a step takes longer than so many
+        seconds; `metrics_page()` is its metrics."""
         self._make_watch = watch
+        self._metrics_page = metrics_page
         self._watch: StepWatch | None = None
         self._supervisor = _Client(sock, is_supervisor=True)
         self._clients = [self._supervisor]
@@ -139,10 +148,15 @@ class EngineHost:
         return engine
 
     def _run(self, engine: SpeechEngine) -> None:
+        meter = EngineMeter(engine, self._max_pending)
         while True:
             has_work = engine.has_work
             if self._watch is not None and not has_work:
                 self._watch.rest()
+            unread = sum(len(client.unsent) for client in self._clients)
+            report = meter.report(time.monotonic(), len(self._owners), unread, is_idle=not has_work)
+            if report is not None:
+                self._send(self._supervisor, report)
             if not self._receive(0.0 if has_work else None, engine):
                 return
             if self._watch is not None:
@@ -155,7 +169,12 @@ class EngineHost:
                             return
                         continue  # a worker that leaves closes its socket as well
                     self._apply(engine, client, command)
-            self._deliver(engine.step(time.monotonic()))
+            has_work = engine.has_work
+            begun = time.monotonic()
+            events = engine.step(begun)
+            if has_work:
+                meter.stepped(time.monotonic() - begun, events)
+            self._deliver(events)
 
     def _deliver(self, events: Sequence[EngineEvent]) -> None:
         """Every event to the client that asked, in order, one frame per client."""
@@ -197,6 +216,8 @@ class EngineHost:
             case Release(response_id):
                 if self._owners.get(response_id) is client:
                     engine.release(response_id)
+            case AskMetrics():
+                self._send(client, HostMetrics(b"" if self._metrics_page is None else self._metrics_page()))
 
     def _receive(self, timeout: float | None, engine: SpeechEngine | None) -> bool:
         """Wait for input or a wake-up; False when the supervisor's end is closed."""

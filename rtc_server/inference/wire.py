@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from model.interface import EngineEvent, EngineInfo, GenerateRequest
+from model.interface import EngineEvent, EngineInfo, EngineLoad, GenerateRequest
 from rtc_server.logs import LogStyle
 
 HEADER = struct.Struct(">I")
@@ -61,7 +61,12 @@ class Shutdown:
     """Close the engine and leave."""
 
 
-Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Shutdown
+@dataclass(frozen=True, slots=True)
+class AskMetrics:
+    """Answer with `HostMetrics`, before the next step."""
+
+
+Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | AskMetrics | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,23 @@ class EngineEvents:
     events: tuple[EngineEvent, ...]
 
 
-Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What the engine is doing, for its supervisor."""
+
+    load: EngineLoad
+    real_time_factor: float | None
+    """Compute seconds per second of audio generated; None where none was lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostMetrics:
+    """The host's process in Prometheus text format; empty when it is the supervisor's own."""
+
+    page: bytes
+
+
+Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents | EngineReport | HostMetrics
 
 
 def encode(message: object) -> bytes:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-from rtc_server import logs
+from rtc_server import logs, process_metrics
 from rtc_server.scheduling import Scheduling, apply, report
 
 from .host import EngineHost
@@ -36,7 +36,7 @@ def main() -> None:
     logs.configure(logs.LogStyle())
     # Ctrl-C reaches the whole process group; the server decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    EngineHost(socket.socket(fileno=int(sys.argv[1])), StepWatch).serve(prepare_process)
+    EngineHost(socket.socket(fileno=int(sys.argv[1])), StepWatch, process_metrics.page).serve(prepare_process)
 
 
 if __name__ == "__main__":

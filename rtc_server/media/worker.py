@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from rtc_server import logs, metrics
+from rtc_server import logs, process_metrics
 from rtc_server.errors import ApiError
 from rtc_server.inference.remote import RemoteEngineClient
 from rtc_server.inference.wire import FrameReader, encode
@@ -139,7 +139,7 @@ class Worker:
             if request.method not in METHODS:
                 raise ValueError(f"unknown request {request.method}")
             if request.method == "metrics":
-                result = metrics.page()
+                result = process_metrics.page()
             else:
                 result = await getattr(node, request.method)(*request.arguments)
         except ApiError as error:
@@ -196,7 +196,8 @@ def prepare_process(configure: ConfigureWorker) -> None:
 
 async def _main(sock: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=sock)
-    await Worker(reader, writer).run()
+    with process_metrics.watching_loop():
+        await Worker(reader, writer).run()
 
 
 def main() -> None:
