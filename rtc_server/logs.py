@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 MAX_VALUE_CHARS = 200
 """Longer values are cut: a log line is for finding things, not for keeping them."""
@@ -66,6 +66,19 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     root.setLevel(settings.level.upper())
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if settings.level == "debug" else logging.WARNING)
+
+
+class BoundLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose every line has these fields: `BoundLogger(log, {"call_id": ...})`. A line's own come on top."""
+
+    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def call_logger(log: logging.Logger, call_id: str, trace_id: str | None = None) -> BoundLogger:
+    """For whatever concerns one call; `trace_id` when it is traced."""
+    return BoundLogger(log, {"call_id": call_id, **({} if trace_id is None else {"trace_id": trace_id})})
 
 
 class TextFormatter(logging.Formatter):

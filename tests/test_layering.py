@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
     *("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths"),
-    *("rtc_server.scheduling", "rtc_server.process_metrics"),
+    *("rtc_server.scheduling", "rtc_server.process_metrics", "rtc_server.tracing"),
 )
 
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -18,6 +18,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.errors": (),
     "rtc_server.metrics": (),
     "rtc_server.process_metrics": ("rtc_server.metrics",),
+    "rtc_server.tracing": ("rtc_server.errors",),
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
     "rtc_server.config": ("rtc_server.config", "rtc_server.errors", "rtc_server.paths"),
     "rtc_server.logs": (),
@@ -170,6 +171,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("rtc_server.cli", "rtc_server.client"),
     "trustme": ("rtc_server.certs",),
     "pynvml": ("rtc_server.process_metrics",),
+    "opentelemetry": ("rtc_server.tracing",),
     "ray": ("rtc_server.inference.ray",),
 }
 """The only places where a library may be imported, so that it can be replaced there."""

@@ -27,6 +27,7 @@ from rtc_server.transports.sdp import Offer, Purpose, validate_offer
 from .context import CONTEXT
 from .principal import PRINCIPAL
 from .remote import is_same_host
+from .traces import call_trace
 
 BETA_HEADER, BETA_VALUE = "OpenAI-Beta", "realtime=v1"
 
@@ -79,7 +80,8 @@ def call_options(
         dialect = "realtime-beta" if BETA_VALUE in values else "realtime"
     # Refused if it is wrong, whether it counts or not.
     session = None if patch is None else session_of(request, patch)
-    return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
+    # Who minted a secret has the first word.
+    return CallOptions(request[PRINCIPAL].session or session, dialect, call_trace(request))
 
 
 def session_of(request: web.Request, patch: Mapping[str, Any]) -> SessionConfig:

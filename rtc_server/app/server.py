@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server import certs, logs, process_metrics
+from rtc_server import certs, logs, process_metrics, tracing
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -50,7 +50,12 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
     Raises ConfigError (a port in use, ...) and EngineError (the models cannot be loaded)."""
     logs.configure(settings.logging)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    if settings.server.media_workers:
+        tracing.check(settings.tracing)  # the processes that carry calls send the spans
+    else:
+        tracing.configure(settings.tracing, "signaling")
     asyncio.run(_serve(settings, on_ready))
+    tracing.shutdown()
     return 0
 
 

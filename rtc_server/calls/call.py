@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from model.interface import EngineEvent, Pcm16
+from model.interface import EngineEvent, GenerateRequest, Pcm16
 from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, SidebandLimitError
 from rtc_server.inference.client import EngineClient
+from rtc_server.logs import call_logger
 from rtc_server.realtime.dialects import BetaDialect, Dialect, PlainDialect
 from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.rtvi import RtviDialect
@@ -27,6 +28,7 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
+from .call_spans import CallSpans
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .endings import farewell
@@ -36,6 +38,7 @@ from .intents import (
     JudgeTurn,
     Observe,
     ReleaseRequest,
+    ResponseOver,
     SendAudio,
     SendEvent,
     StopJudging,
@@ -84,6 +87,10 @@ class Call:
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
+        wall_offset = self.created_at - asyncio.get_running_loop().time()
+        trace = options.trace
+        self._log = call_logger(log, call_id, None if trace is None else trace.context.trace_name)
+        self._spans = None if trace is None else CallSpans(trace, call_id, wall_offset)
         self._on_turn = on_turn
         self.connected = asyncio.Event()
         """Set once media flows."""
@@ -116,7 +123,7 @@ class Call:
                 responses_per_minute=settings.session.responses_per_minute,
                 audio_in_events=transport.carries_audio_in_events,
                 kept_audio_seconds=settings.session.kept_audio_seconds,
-                wall_offset=self.created_at - asyncio.get_running_loop().time(),
+                wall_offset=wall_offset,
             ),
             on_session=self._on_session,
         )
@@ -157,6 +164,8 @@ class Call:
             self._judge.close()
             self.core.close()
             self._drain()
+            if self._spans is not None:
+                self._spans.close(asyncio.get_running_loop().time())
             last = farewell(reason)
             if last is not None:
                 self._send(self.core.announce.event("error", error=last))
@@ -326,7 +335,7 @@ class Call:
                 case SendAudio(event, pcm, is_last):
                     self._send_audio(event, pcm, is_last=is_last)
                 case SubmitRequest(request):
-                    self._engine.submit(request, self._on_engine_event)
+                    self._submit(request)
                 case CancelRequest(response_id):
                     self._engine.cancel(response_id)
                 case GrantAudio(response_id, audio_ms):
@@ -338,9 +347,11 @@ class Call:
                 case StopJudging():
                     self._judge.cancel()
                 case TurnAnswered(record):
-                    _observe_turn(record)
-                    if self._on_turn is not None:
-                        self._on_turn(record)
+                    self._turn_answered(record)
+                case ResponseOver(response_id, status):
+                    self._log.debug("response over", extra={"response_id": response_id, "status": status})
+                    if self._spans is not None:
+                        self._spans.over(response_id, status, asyncio.get_running_loop().time())
                 case Observe():
                     _observe(output)
         deadline = self.core.next_deadline()
@@ -349,6 +360,23 @@ class Call:
             self._timer = None
         if deadline is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(deadline, self._on_deadline)
+
+    def _submit(self, request: GenerateRequest) -> None:
+        about = {"response_id": request.response_id, "turn_id": request.turn_id, "held": request.is_held}
+        self._log.debug("response asked for", extra=about)
+        if self._spans is not None:
+            request = self._spans.submit(request, asyncio.get_running_loop().time())
+        self._engine.submit(request, self._on_engine_event)
+
+    def _turn_answered(self, record: TurnRecord) -> None:
+        """Everything that tells of the turn is made from its record, here."""
+        _observe_turn(record)
+        about = {"response_id": record.response_id, "turn_id": record.turn_id, "latency_ms": record.latency_ms}
+        self._log.debug("turn answered", extra=about)
+        if self._spans is not None:
+            self._spans.answered(record)
+        if self._on_turn is not None:
+            self._on_turn(record)
 
 
 def _observe_turn(record: TurnRecord) -> None:

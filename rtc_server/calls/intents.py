@@ -57,6 +57,15 @@ class TurnAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseOver:
+    """Nothing of a response is to come: it was played, ended without sound, or was dropped."""
+
+    response_id: str
+    status: str
+    """How it ended; "dropped" for a guess that nobody heard of."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendAudio:
     """Send this sound of a reply to a client that gets it in events."""
 
@@ -90,6 +99,7 @@ CoreOutput: TypeAlias = (
     | ReleaseRequest
     | Observe
     | TurnAnswered
+    | ResponseOver
     | JudgeTurn
     | StopJudging
 )

@@ -36,7 +36,16 @@ from rtc_server.realtime.conversation import (
 from rtc_server.realtime.words import Event, NewId
 
 from .announcements import Announcer
-from .intents import CancelRequest, GrantAudio, Outbox, ReleaseRequest, SendAudio, SubmitRequest, TurnAnswered
+from .intents import (
+    CancelRequest,
+    GrantAudio,
+    Outbox,
+    ReleaseRequest,
+    ResponseOver,
+    SendAudio,
+    SubmitRequest,
+    TurnAnswered,
+)
 from .plans import ResponsePlan
 from .reply_playout import ReplyPlayout
 from .responses import Response, TurnTiming
@@ -284,6 +293,8 @@ class Replies:
         """It is over."""
         self._alive.pop(response.response_id, None)
         self._sound.forget(response)
+        done = None if response.is_held else response.done
+        self._outbox.add(ResponseOver(response.response_id, "dropped" if done is None else done.status))
         self._on_forgotten()
 
     def _cut(self, response: Response, heard: str, played_ms: int) -> None:

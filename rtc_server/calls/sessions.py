@@ -19,6 +19,7 @@ from rtc_server.realtime.session import (
     SessionConfig,
     Transcription,
 )
+from rtc_server.tracing import CallTrace
 from rtc_server.turns.completion import LONGEST_WAIT_MS
 from rtc_server.turns.detector import TurnDetectorConfig
 
@@ -35,6 +36,8 @@ class CallOptions:
     session: SessionConfig | None = None
     """The starting configuration, complete and valid; None = the server's settings."""
     dialect: EventDialect = "realtime"
+    trace: CallTrace | None = None
+    """Set for a call that is traced."""
 
 
 DEFAULT_OPTIONS = CallOptions()

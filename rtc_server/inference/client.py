@@ -19,6 +19,7 @@ from model.interface import EngineEvent, EngineFault, EngineInfo, GenerateReques
 from rtc_server import metrics
 from rtc_server.errors import EngineError
 from rtc_server.logs import LogStyle
+from rtc_server.tracing import TraceStyle
 
 from .wire import (
     AskMetrics,
@@ -69,6 +70,7 @@ class EngineSettings:
     log_style: LogStyle = field(default_factory=LogStyle)
     step_timeout_seconds: float = 60.0
     """A process whose step takes longer ends, and is started again."""
+    trace_style: TraceStyle = field(default_factory=TraceStyle)
 
 
 class EngineClient(ABC):

@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from model.interface import EngineEvent, EngineFault, EngineSetupError, ResponseDone, SpeechEngine
+from model.interface import EngineEvent, EngineFault, EngineSetupError, GenerateRequest, ResponseDone, SpeechEngine
 from model.registry import ModelsMissingError, create_engine
+from rtc_server.tracing import parse_traceparent
 
+from .engine_spans import EngineSpans
 from .meter import EngineMeter
 from .watch import StepWatch
 from .wire import (
@@ -71,6 +73,7 @@ class EngineHost:
         self._supervisor = _Client(sock, is_supervisor=True)
         self._clients = [self._supervisor]
         self._owners: dict[str, _Client] = {}  # who gets the events of a response
+        self._spans = EngineSpans()
         self._max_pending = 0
         self._listener: socket.socket | None = None
         self._wake_receive, self._wake_send = socket.socketpair()
@@ -178,6 +181,7 @@ class EngineHost:
 
     def _deliver(self, events: Sequence[EngineEvent]) -> None:
         """Every event to the client that asked, in order, one frame per client."""
+        self._spans.seen(events)
         by_client: dict[_Client, list[EngineEvent]] = {}
         for event in events:
             owner = self._owners.get(event.response_id)
@@ -192,6 +196,8 @@ class EngineHost:
         match command:
             case Submit(request):
                 fault = None
+                log.debug("response asked for", extra=_about(request))
+                self._spans.submitted(request, time.monotonic())
                 if len(self._owners) >= self._max_pending:
                     fault = EngineFault("engine_busy", "The engine has no room for another response.")
                 elif request.response_id in self._owners:
@@ -205,11 +211,14 @@ class EngineHost:
                         self._owners[request.response_id] = client
                 if fault is not None:
                     done = ResponseDone(request.response_id, "failed", time.monotonic(), fault)
+                    log.info("response refused", extra={**_about(request), "code": fault.code})
+                    self._spans.seen([done])
                     self._send(client, EngineEvents((done,)))
             case Cancel(response_id):
                 if self._owners.get(response_id) is client:
                     del self._owners[response_id]
                     engine.cancel(response_id)
+                    self._spans.cancelled(response_id, time.monotonic())
             case Grant(response_id, audio_ms):
                 if self._owners.get(response_id) is client:
                     engine.grant(response_id, audio_ms)
@@ -271,6 +280,7 @@ class EngineHost:
             del self._owners[response_id]
             if engine is not None:
                 engine.cancel(response_id)
+            self._spans.cancelled(response_id, time.monotonic())
 
     def _wake(self) -> None:
         # Called from engine threads. A full pipe already means that the host will wake; a closed one that
@@ -304,3 +314,10 @@ class EngineHost:
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
         self._selector.modify(client.sock, events, client)
+
+
+def _about(request: GenerateRequest) -> dict[str, str]:
+    """What a log line says of a request: ids, and nothing that was said."""
+    about = {"call_id": request.call_id, "response_id": request.response_id}
+    context = parse_traceparent(request.traceparent) if request.traceparent else None
+    return about if context is None else {**about, "trace_id": context.trace_name}

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from model.interface import EngineEvent, EngineInfo, EngineLoad, GenerateRequest
 from rtc_server.logs import LogStyle
+from rtc_server.tracing import TraceStyle
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # far above a 30 s turn (1 MB) with a long history; a corrupt length stops here
@@ -33,6 +34,7 @@ class Configure:
     huge_pages: bool = True
     log_style: LogStyle = field(default_factory=LogStyle)
     step_timeout_seconds: float = 60.0
+    trace_style: TraceStyle = field(default_factory=TraceStyle)
 
 
 @dataclass(frozen=True, slots=True)

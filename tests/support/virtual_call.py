@@ -34,6 +34,7 @@ from rtc_server.calls.intents import (
     JudgeTurn,
     Observe,
     ReleaseRequest,
+    ResponseOver,
     SendAudio,
     SendEvent,
     StopJudging,
@@ -140,6 +141,7 @@ class VirtualCall:
         self.released: list[str] = []
         self.observed: list[Observe] = []
         self.turns: list[TurnRecord] = []
+        self.over: list[ResponseOver] = []
         self.frames: list[Pcm16] = []
         self.judged: list[Pcm16] = []
         """What the turn model was asked about."""
@@ -218,6 +220,8 @@ class VirtualCall:
                     self.is_judging_stopped = True
                 case TurnAnswered(record):
                     self.turns.append(record)
+                case ResponseOver():
+                    self.over.append(output)
                 case Observe():
                     self.observed.append(output)
 

@@ -395,6 +395,7 @@ class CascadeEngine:
         log.error(
             "response failed",
             extra={
+                "call_id": job.ticket.request.call_id,
                 "response_id": job.ticket.request.response_id,
                 "stage": stage,
                 "error": type(error).__name__,

@@ -366,6 +366,7 @@ class OpenS2SEngine:
         log.error(
             "response failed",
             extra={
+                "call_id": response.request.call_id,
                 "response_id": response.request.response_id,
                 "error": type(error).__name__,
                 "place": [f"{frame.filename}:{frame.lineno}" for frame in place],
