@@ -29,6 +29,10 @@ QUIET_LOGGERS = ("aioice", "aiortc", "aiohttp.access", "asyncio")
 """Libraries whose INFO lines describe every ICE check or request; they speak up from WARNING on."""
 
 
+INDISCREET_LOGGERS = ("aiortc.rtcpeerconnection",)
+"""Libraries whose DEBUG lines hold what must stay secret, here descriptions with their ICE passwords: never printed."""
+
+
 class LogSettings(Protocol):
     """What the section `logging` has, and `LogStyle`."""
 
@@ -66,6 +70,8 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     root.setLevel(settings.level.upper())
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if settings.level == "debug" else logging.WARNING)
+    for name in INDISCREET_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))
 
 
 class BoundLogger(logging.LoggerAdapter[logging.Logger]):
@@ -86,7 +92,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_as_text(value)}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{fields}"
+        message = record.getMessage()
+        if not message.isprintable():  # a library's; a line break in it would look like another line
+            message = json.dumps(message)[1:-1]
+        line = f"{_time(record)} {record.levelname} {record.name}: {message}{fields}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line
