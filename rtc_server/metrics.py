@@ -162,6 +162,11 @@ VOICE_BACKLOG = Histogram(
     buckets=(0.005, 0.02, 0.04, 0.1, 0.2, 0.5, 1.0),
     registry=REGISTRY,
 )
+TURN_QUESTIONS_DROPPED = Counter(
+    "rtc_server_turn_questions_dropped",
+    "Pauses that the turn model was not asked about because eight were waiting: they last as long as without it.",
+    registry=REGISTRY,
+)
 EVENT_BACKLOG = Histogram(
     "rtc_server_event_backlog_bytes",
     "Events that a client had not read when the next was sent. It is disconnected at 256 KB, over a WebSocket at 1 MB.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from rtc_server.errors import ApiError
 UNITS = ("_seconds", "_bytes", "_ratio")
 COUNTED = (
     *("calls", "started", "ended", "refused", "responses", "speculations", "interruptions", "frames", "underruns"),
-    *("restarts", "packets", "packets_in", "packets_out", "blocks", "tasks", "threads", "fds", "ready"),
+    *("restarts", "packets", "packets_in", "packets_out", "blocks", "tasks", "threads", "fds", "ready", "dropped"),
 )
 """What metrics without a unit of measure count."""
 METRICS = {name: value for name, value in vars(metrics).items() if isinstance(value, MetricWrapperBase)}
@@ -117,3 +118,25 @@ def test_without_a_gpu_there_are_no_series_and_no_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     process_metrics.sample_gpus()
     assert next(iter(metrics.GPU_MEMORY.collect())).samples == []
+
+
+def test_a_gpu_tells_its_memory_and_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's library is all that is not real here: no GPU, no library."""
+    pynvml = pytest.importorskip("pynvml")
+    for name, answer in {
+        "nvmlInit": None,
+        "nvmlShutdown": None,
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": object(),
+        "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=3 << 30, total=80 << 30),
+        "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=42),
+    }.items():
+        monkeypatch.setattr(pynvml, name, lambda *arguments, answer=answer: answer)
+    try:
+        process_metrics.sample_gpus()
+        page = metrics.exposition().decode()
+        assert 'rtc_server_gpu_memory_used_bytes{gpu="0"} 3.221225472e+09' in page
+        assert 'rtc_server_gpu_utilisation_ratio{gpu="0"} 0.42' in page
+    finally:
+        for gauge in (metrics.GPU_MEMORY, metrics.GPU_MEMORY_USED, metrics.GPU_UTILISATION):
+            gauge.clear()

@@ -54,8 +54,10 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
         tracing.check(settings.tracing)  # the processes that carry calls send the spans
     else:
         tracing.configure(settings.tracing, "signaling")
-    asyncio.run(_serve(settings, on_ready))
-    tracing.shutdown()
+    try:
+        asyncio.run(_serve(settings, on_ready))
+    finally:
+        tracing.shutdown()
     return 0
 
 

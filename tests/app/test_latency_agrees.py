@@ -11,7 +11,9 @@ import aiohttp
 import pytest
 
 from rtc_server.calls.turn_records import STAGES
-from tests.support.live_call import LiveCall, live_call
+from rtc_server.client.recording import load_recording
+from rtc_server.client.session import CallPlan, hold_call
+from tests.support.live_call import SPEECH, LiveCall, live_call
 from tests.support.otlp_collector import Collector, Received, collecting
 from tests.support.server_process import ServerProcess, server_process
 
@@ -56,26 +58,33 @@ async def test_the_client_the_metrics_and_the_trace_tell_the_same_latency() -> N
         async with live_call(server.url) as call:
             call_id = call.peer.call_id
             told = await talk(call, 2)
+            report = await hold_call(CallPlan(server.url, [load_recording(SPEECH / "f0_rms.wav")]))
             values = await metrics_of(server)
             # The status page's figures (`GET /v1/status`) belong here: compare them with `told` as the others are.
-        await collector.until(lambda: bool(collector.named("call")) and len(collector.named("engine")) >= 2)
+        await collector.until(lambda: len(collector.named("call")) == 2 and len(collector.named("engine")) >= 3)
 
-    latencies = [event["response_latency_ms"] for event in told]
-    assert len(latencies) == 2
+    # What `rtc-server call` and `benchmarks/turn_latency.py` report comes from the same event.
+    (measured,) = report.turns
+    assert measured.server_latency_ms is not None
+    latencies = [*(event["response_latency_ms"] for event in told), measured.server_latency_ms]
+    stages = [*(event["stages"] for event in told), measured.stages]
+    assert len(latencies) == 3
     assert all(latency > 100 for latency in latencies), "there is an endpoint wait in each"
 
     assert values["rtc_server_response_latency_seconds_count"] == len(latencies)
     assert values["rtc_server_response_latency_seconds_sum"] * 1e3 == pytest.approx(sum(latencies), abs=TOLERANCE_MS)
     for stage in STAGES:
-        spans = [event["stages"][stage] for event in told if stage in event["stages"]]
+        spans = [turn[stage] for turn in stages if stage in turn]
         if spans:
             total = sum(span["end_ms"] - span["start_ms"] for span in spans)
             key = f'rtc_server_turn_stage_seconds_sum{{stage="{stage}"}}'
             assert values[key] * 1e3 == pytest.approx(total, abs=TOLERANCE_MS), stage
 
-    (root,) = collector.named("call")
+    (turn,) = [span for span in collector.named("turn") if span.attributes["rtc_server.call_id"] != call_id]
+    assert turn.ms == pytest.approx(measured.server_latency_ms, abs=TOLERANCE_MS)
+    (root,) = [span for span in collector.named("call") if span.attributes["rtc_server.call_id"] == call_id]
     assert root.attributes == {"rtc_server.call_id": call_id, "rtc_server.reason": "hangup"}
-    assert {span.trace_id for span in collector.spans} == {root.trace_id}
+    assert len({span.trace_id for span in collector.spans}) == 2, "one trace per call"
     by_id = {span.span_id: span for span in collector.spans}
     assert len(by_id) == len(collector.spans)
     for event in told:
@@ -111,6 +120,7 @@ def check_turn(event: dict[str, Any], collector: Collector, by_id: dict[str, Rec
     for span in (turn, response, engine):
         assert span.start >= root.start - 0.2, "the endpoint wait began in the call"
         assert root.end >= turn.end
+        assert span.trace_id == root.trace_id
 
 
 async def test_a_caller_of_a_trace_gets_its_calls_into_it() -> None:
