@@ -10,13 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
     *("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths"),
-    "rtc_server.scheduling",
+    *("rtc_server.scheduling", "rtc_server.process_metrics", "rtc_server.tracing"),
 )
 
 LAYERS: dict[str, tuple[str, ...]] = {
     # the words that everybody shares
     "rtc_server.errors": (),
     "rtc_server.metrics": (),
+    "rtc_server.process_metrics": ("rtc_server.metrics",),
+    "rtc_server.tracing": ("rtc_server.errors",),
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
     "rtc_server.config": ("rtc_server.config", "rtc_server.errors", "rtc_server.paths"),
     "rtc_server.logs": (),
@@ -130,7 +132,7 @@ PURE = (
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
     *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
-    *("admission", "listening", "snapshot"),
+    *("admission", "listening", "snapshot", "turn_records"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
@@ -169,6 +171,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("rtc_server.cli",),
     "rich": ("rtc_server.cli", "rtc_server.client"),
     "trustme": ("rtc_server.certs",),
+    "pynvml": ("rtc_server.process_metrics",),
+    "opentelemetry": ("rtc_server.tracing",),
     "ray": ("rtc_server.inference.ray",),
 }
 """The only places where a library may be imported, so that it can be replaced there."""

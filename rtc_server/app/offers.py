@@ -30,6 +30,7 @@ from rtc_server.transports.sdp import Offer, Purpose, validate_offer
 from .context import CONTEXT
 from .principal import PRINCIPAL
 from .remote import is_same_host
+from .traces import call_trace
 
 BETA_HEADER, BETA_VALUE = "OpenAI-Beta", "realtime=v1"
 RESUME_HEADER = "Resume-Token"
@@ -53,7 +54,7 @@ class OfferTaker:
         try:
             return validate_offer(body, allow_loopback=self.allows_loopback, purpose=purpose)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
 
     async def answer(self, body: bytes, kind: CallKind, options: CallOptions = DEFAULT_OPTIONS) -> Answer:
@@ -83,7 +84,8 @@ def call_options(
         dialect = "realtime-beta" if BETA_VALUE in values else "realtime"
     # Refused if it is wrong, whether it counts or not.
     session = None if patch is None else session_of(request, patch)
-    return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
+    # Who minted a secret has the first word.
+    return CallOptions(request[PRINCIPAL].session or session, dialect, trace=call_trace(request))
 
 
 @dataclass(slots=True)

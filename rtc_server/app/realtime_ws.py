@@ -35,6 +35,7 @@ from .client_messages import BLOCKS_LOOP, MAX_MESSAGE, pieces
 from .context import CONTEXT, AppContext
 from .offers import resumable
 from .principal import PRINCIPAL
+from .traces import call_trace
 
 # All it ever says is which subprotocols were offered when none fits, and an API key may be among them.
 logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
@@ -121,7 +122,8 @@ def _options(context: AppContext, request: web.Request, dialect: EventDialect) -
         session = starting_session(context.settings, context.engine.info, patch) if patch else None
     except ProtocolError as error:
         raise InvalidParameterError.of(error) from error
-    return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
+    # Who minted a secret has the first word.
+    return CallOptions(request[PRINCIPAL].session or session, dialect, trace=call_trace(request))
 
 
 def _offered_protocols(request: web.Request) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server import certs, logs
+from rtc_server import certs, logs, process_metrics, tracing
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -52,8 +52,20 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
     Raises ConfigError (a port in use, ...) and EngineError (the models cannot be loaded)."""
     logs.configure(settings.logging)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    asyncio.run(serve(settings, on_ready))
+    if settings.server.media_workers:
+        tracing.check(settings.tracing)  # the processes that carry calls send the spans
+    else:
+        tracing.configure(settings.tracing, "signaling")
+    try:
+        asyncio.run(_serve(settings, on_ready))
+    finally:
+        tracing.shutdown()
     return 0
+
+
+async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    with process_metrics.watching_loop():
+        await serve(settings, on_ready)
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from model.interface import EngineEvent, Pcm16
+from model.interface import EngineEvent, GenerateRequest, Pcm16
 from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, SidebandLimitError
 from rtc_server.inference.client import EngineClient
+from rtc_server.logs import call_logger
 from rtc_server.realtime.dialects import BetaDialect, Dialect, PlainDialect
 from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.rtvi import RtviDialect
@@ -26,6 +28,7 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
+from .call_spans import CallSpans
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .endings import farewell
@@ -35,20 +38,24 @@ from .intents import (
     JudgeTurn,
     Observe,
     ReleaseRequest,
+    ResponseOver,
     SendAudio,
     SendEvent,
     StopJudging,
     SubmitRequest,
+    TurnAnswered,
 )
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
 from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
 from .snapshot_timer import SaveSnapshot, SnapshotTimer
+from .turn_records import TurnRecord
 from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
 
 MAX_SIDEBANDS = 4  # an application, its debugger, and two to spare; each gets a copy of every event
 FOR_THE_SENDER = ("error", "conversation.item.retrieved")  # nobody else asked, and a sideband gets no sound
+FRAMES_PER_SECOND = 50
 MAX_BACKLOG_MS = 500.0  # input that waits for the voice detector; a transport that can makes its client wait
 
 
@@ -77,10 +84,17 @@ class Call:
         options: CallOptions = DEFAULT_OPTIONS,
         make_judge: TurnJudgeFactory = NoTurnJudge,
         save_snapshot: SaveSnapshot | None = None,
+        on_turn: Callable[[TurnRecord], None] | None = None,
     ) -> None:
+        """`on_turn` gets the record of every turn as its reply begins to be heard."""
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
+        wall_offset = self.created_at - asyncio.get_running_loop().time()
+        trace = options.trace
+        self._log = call_logger(log, call_id, None if trace is None else trace.context.trace_name)
+        self._spans = None if trace is None else CallSpans(trace, call_id, wall_offset)
+        self._on_turn = on_turn
         self.connected = asyncio.Event()
         """Set once media flows."""
         self._settings = settings
@@ -115,6 +129,7 @@ class Call:
                 responses_per_minute=settings.session.responses_per_minute,
                 audio_in_events=transport.carries_audio_in_events,
                 kept_audio_seconds=settings.session.kept_audio_seconds,
+                wall_offset=wall_offset,
             ),
             on_session=self._on_session,
         )
@@ -151,6 +166,7 @@ class Call:
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
+        self._frames = 0
 
     async def run(self) -> str:
         """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
@@ -171,6 +187,8 @@ class Call:
                 self._snapshots.close(reason)
             self.core.close()
             self._drain()
+            if self._spans is not None:
+                self._spans.close(asyncio.get_running_loop().time())
             last = farewell(reason)
             if last is not None:
                 self._send(self.core.announce.event("error", error=last))
@@ -261,6 +279,9 @@ class Call:
         if self._playout.underruns > self._underruns:
             metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
             self._underruns = self._playout.underruns
+        self._frames += 1
+        if self._frames % FRAMES_PER_SECOND == 0:
+            metrics.VOICE_BACKLOG.observe(self._detector.backlog_ms / 1e3)
         self._drain()
         return frame
 
@@ -354,7 +375,7 @@ class Call:
                 case SendAudio(event, pcm, is_last):
                     self._send_audio(event, pcm, is_last=is_last)
                 case SubmitRequest(request):
-                    self._engine.submit(request, self._on_engine_event)
+                    self._submit(request)
                 case CancelRequest(response_id):
                     self._engine.cancel(response_id)
                 case GrantAudio(response_id, audio_ms):
@@ -365,6 +386,12 @@ class Call:
                     self._judge.ask(audio, self._on_turn_judged)
                 case StopJudging():
                     self._judge.cancel()
+                case TurnAnswered(record):
+                    self._turn_answered(record)
+                case ResponseOver(response_id, status):
+                    self._log.debug("response over", extra={"response_id": response_id, "status": status})
+                    if self._spans is not None:
+                        self._spans.over(response_id, status, asyncio.get_running_loop().time())
                 case Observe():
                     _observe(output)
         deadline = self.core.next_deadline()
@@ -374,13 +401,35 @@ class Call:
         if deadline is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(deadline, self._on_deadline)
 
+    def _submit(self, request: GenerateRequest) -> None:
+        about = {"response_id": request.response_id, "turn_id": request.turn_id, "held": request.is_held}
+        self._log.debug("response asked for", extra=about)
+        if self._spans is not None:
+            request = self._spans.submit(request, asyncio.get_running_loop().time())
+        self._engine.submit(request, self._on_engine_event)
+
+    def _turn_answered(self, record: TurnRecord) -> None:
+        """Everything that tells of the turn is made from its record, here."""
+        _observe_turn(record)
+        about = {"response_id": record.response_id, "turn_id": record.turn_id, "latency_ms": record.latency_ms}
+        self._log.debug("turn answered", extra=about)
+        if self._spans is not None:
+            self._spans.answered(record)
+        if self._on_turn is not None:
+            self._on_turn(record)
+
+
+def _observe_turn(record: TurnRecord) -> None:
+    for name, ms in record.stages.items():
+        metrics.TURN_STAGE.labels(name).observe(ms / 1e3)
+    if record.inference_ms is not None:
+        metrics.TURN_STAGE.labels("inference").observe(record.inference_ms / 1e3)
+    if record.latency_ms is not None:
+        metrics.RESPONSE_LATENCY.observe(record.latency_ms / 1e3)
+
 
 def _observe(output: Observe) -> None:
     match output.name:
-        case "stage":
-            metrics.TURN_STAGE.labels(output.label).observe(output.value)
-        case "latency":
-            metrics.RESPONSE_LATENCY.observe(output.value)
         case "response":
             metrics.RESPONSES.labels(output.label).inc()
         case "speculation":

@@ -73,6 +73,8 @@ class CoreSettings:
     responses_per_minute: int = 120
     kept_audio_seconds: float = 60.0
     """Sound of the conversation that is kept for `conversation.item.retrieve`."""
+    wall_offset: float = 0.0
+    """Wall clock minus `now`, in seconds, as the call began: a clock that is set later moves no record of it."""
 
 
 class CallCore:
@@ -123,11 +125,13 @@ class CallCore:
             self._outbox,
             new_id,
             ReplySettings(
+                call_id=call_id,
                 conversation_id=self.conversation_id,
                 engine_sample_rate=engine.sample_rate,
                 audio_credit_ms=settings.audio_credit_ms,
                 response_timeout_seconds=settings.response_timeout_seconds,
                 audio_in_events=settings.audio_in_events,
+                wall_offset=settings.wall_offset,
             ),
             on_forgotten=self._on_reply_forgotten,
         )

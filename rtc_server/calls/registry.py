@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -14,15 +15,19 @@ from rtc_server import metrics
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
+from rtc_server.logs import call_logger
+from rtc_server.tracing import CallTrace
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
 from .admission import CallLimit
 from .call import Call, new_id
+from .call_spans import call_over
 from .echo import EchoCall
 from .sessions import DEFAULT_OPTIONS, CallOptions
 from .snapshot_timer import SaveSnapshot
+from .turn_records import TurnRecord
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ class CallRegistry:
         on_end: Callable[[str], None] | None = None,
         make_judge: TurnJudgeFactory = NoTurnJudge,
         save_snapshot: SaveSnapshot | None = None,
+        on_turn: Callable[[TurnRecord], None] | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -50,6 +56,7 @@ class CallRegistry:
         self._tasks = tasks
         self._on_end = on_end
         self._save_snapshot = save_snapshot
+        self._on_turn = on_turn
         self._calls: dict[str, AnyCall] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._num_reserved = 0
@@ -94,9 +101,11 @@ class CallRegistry:
                 options,
                 self._make_judge,
                 save_snapshot=self._save_snapshot,
+                on_turn=self._on_turn,
             )
         self._calls[call.call_id] = call
-        self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
+        running = self._run(call, options.trace)
+        self._running[call.call_id] = self._tasks.create_task(running, name=f"call-{call.call_id}")
         metrics.CALLS_STARTED.inc()
         return call
 
@@ -123,24 +132,27 @@ class CallRegistry:
                 await asyncio.gather(*(call.hang_up("shutdown") for call in list(self._calls.values())))
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("calls did not end in time", extra={"calls": len(self)})
-            for task in self._running.values():
+            for call_id, task in self._running.items():
+                log.warning("the call did not end in time", extra={"call_id": call_id})
                 task.cancel()
 
-    async def _run(self, call: AnyCall) -> None:
+    async def _run(self, call: AnyCall, trace: CallTrace | None) -> None:
+        about = call_logger(log, call.call_id, None if trace is None else trace.context.trace_name)
         reason = "internal_error"
         try:
-            log.info("call started", extra={"call_id": call.call_id})
+            about.info("call started")
             reason = await call.run()
         except Exception:  # a bug in one call must not take the others down: it ends here, counted and logged once
-            log.exception("call failed", extra={"call_id": call.call_id})
+            about.exception("call failed")
         finally:
             del self._calls[call.call_id], self._running[call.call_id]
             self._count()
-            metrics.CALLS_ENDED.labels(reason).inc()
+            metrics.CALLS_ENDED.labels(metrics.bounded("reason", reason)).inc()
             if self._on_end is not None:
                 self._on_end(call.call_id)
-            log.info("call ended", extra={"call_id": call.call_id, "reason": reason})
+            about.info("call ended", extra={"reason": reason})
+            if trace is not None:
+                call_over(trace, call.call_id, reason, time.time())
 
     def _count(self) -> None:
         metrics.CALLS.set(len(self))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -37,10 +36,20 @@ from rtc_server.realtime.conversation import (
 from rtc_server.realtime.words import Event, NewId
 
 from .announcements import Announcer
-from .intents import CancelRequest, GrantAudio, Outbox, ReleaseRequest, SendAudio, SubmitRequest
+from .intents import (
+    CancelRequest,
+    GrantAudio,
+    Outbox,
+    ReleaseRequest,
+    ResponseOver,
+    SendAudio,
+    SubmitRequest,
+    TurnAnswered,
+)
 from .plans import ResponsePlan
 from .reply_playout import ReplyPlayout
-from .responses import Response, TurnTiming, response_latency_ms, turn_stages
+from .responses import Response, TurnTiming
+from .turn_records import record_turn
 
 EMPTY: Pcm16 = np.zeros(0, np.int16)
 VOICED_DBFS = -45.0  # a frame louder than this is sound to a listener; quieter is the decoder's noise floor
@@ -50,12 +59,15 @@ VOICED_DBFS = -45.0  # a frame louder than this is sound to a listener; quieter 
 class ReplySettings:
     """What replies depend on, apart from the session."""
 
+    call_id: str
     conversation_id: str
     engine_sample_rate: int
     audio_credit_ms: int
     response_timeout_seconds: float
     audio_in_events: bool = False
     """The client gets sound in events and plays it itself: the playout then only models what it has heard by now."""
+    wall_offset: float = 0.0
+    """Wall clock minus `now`."""
 
 
 class Replies:
@@ -282,6 +294,8 @@ class Replies:
         """It is over."""
         self._alive.pop(response.response_id, None)
         self._sound.forget(response)
+        done = None if response.is_held else response.done
+        self._outbox.add(ResponseOver(response.response_id, "dropped" if done is None else done.status))
         self._on_forgotten()
 
     def _cut(self, response: Response, heard: str, played_ms: int) -> None:
@@ -397,17 +411,9 @@ class Replies:
 
     def _measure(self, response: Response, now: float) -> None:
         response.measured = True
-        latency, stages = response_latency_ms(response, now), turn_stages(response, now)
-        event: dict[str, Any] = {
-            "response_id": response.response_id,
-            "response_latency_ms": latency,
-            "speculated": response.speculated,
-            "stages": stages,
-        }
+        record = record_turn(self._settings.call_id, response, now, self._settings.wall_offset)
+        event = record.to_event()
         if response.message is not None:
             event["item_id"] = response.message.item_id
         self._outbox.send([self._announce.event("rtc_server.turn.metrics", **event)])
-        for name, stage in stages.items():
-            self._outbox.observe("stage", name, (stage["end_ms"] - stage["start_ms"]) / 1e3)
-        if latency is not None:
-            self._outbox.observe("latency", "", latency / 1e3)
+        self._outbox.add(TurnAnswered(record))

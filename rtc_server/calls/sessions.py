@@ -19,6 +19,7 @@ from rtc_server.realtime.session import (
     SessionConfig,
     Transcription,
 )
+from rtc_server.tracing import CallTrace
 from rtc_server.turns.completion import LONGEST_WAIT_MS
 from rtc_server.turns.detector import TurnDetectorConfig
 
@@ -39,6 +40,8 @@ class CallOptions:
     dialect: EventDialect = "realtime"
     resume: ResumeGrant | None = None
     """How its client may come back after the call was lost; None = it may not."""
+    trace: CallTrace | None = None
+    """Set for a call that is traced."""
 
 
 DEFAULT_OPTIONS = CallOptions()

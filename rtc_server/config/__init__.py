@@ -8,7 +8,7 @@ then the file, then the defaults; `explain` tells which. The sections are in `se
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import HASH_PREFIX, Section
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
+from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection, TracingSection
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -41,6 +41,7 @@ __all__ = [
     "Settings",
     "SettingsKey",
     "SystemSection",
+    "TracingSection",
     "TurnsSection",
     "WebRtcSection",
     "explain",

@@ -67,7 +67,7 @@ class MediaRouter:
                 answer = await node.answer(request)
                 started(answer.call_id)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
         self._remember(answer.call_id, node)
         return answer
@@ -83,7 +83,7 @@ class MediaRouter:
                 channel = await node.open_channel(request, peer)
                 started(channel.call_id)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
         self._remember(channel.call_id, node)
         return channel

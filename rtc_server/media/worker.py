@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from rtc_server import logs, metrics
+from rtc_server import logs, process_metrics, tracing
 from rtc_server.errors import ApiError
 from rtc_server.inference.remote import RemoteEngineClient
 from rtc_server.inference.wire import FrameReader, encode
@@ -152,7 +152,7 @@ class Worker:
             if request.method not in METHODS:
                 raise ValueError(f"unknown request {request.method}")
             if request.method == "metrics":
-                result = metrics.page()
+                result = process_metrics.page()
             else:
                 result = await getattr(node, request.method)(*request.arguments)
         except ApiError as error:
@@ -205,6 +205,7 @@ def prepare_process(configure: ConfigureWorker) -> None:
     """Its log, its CPU and priority, and how threads share the interpreter. Called on the event loop."""
     settings = configure.settings
     logs.configure(settings.logging)
+    tracing.configure(settings.tracing, f"media-{configure.index}")
     report(apply(media_scheduling(settings, configure.index)), f"media worker {configure.index}")
     place_executor(settings.system.executor_cpu_affinity)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -212,7 +213,8 @@ def prepare_process(configure: ConfigureWorker) -> None:
 
 async def _main(sock: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=sock)
-    await Worker(reader, writer).run()
+    with process_metrics.watching_loop():
+        await Worker(reader, writer).run()
 
 
 def main() -> None:
@@ -220,6 +222,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     asyncio.run(_main(socket.socket(fileno=int(sys.argv[1]))))
+    tracing.shutdown()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from rtc_server.rtp.transport_feedback import TransportFeedback, transport_seque
 from .aiortc_media import ntp_now
 from .pacer import Pacer
 from .srtp import BUFFER, MAX_PACKET_BYTES, RTP_HEADER_BYTES, SrtpReceiver, SrtpSender
+from .stream_meter import FRAMES, StreamMeter
 
 SETTLE_FRAMES = 5  # silence encoded for real after sound: the encoder's and the decoder's memories run out together
 DTX_FRAMES = 20  # one packet per 400 ms while silent, as libopus does (RFC 7587 section 3.1.3)
@@ -119,6 +120,8 @@ class RtpStream:
         """Share of our packets that the peer lost, from its latest report."""
         self.remote_jitter_ms = 0.0
         self.round_trip_seconds: float | None = None
+        self._meter = StreamMeter()
+        self._ticks = 0
 
     @property
     def playout_sample_rate(self) -> int:
@@ -158,6 +161,7 @@ class RtpStream:
         if self._is_closed:
             return
         self._is_closed = True
+        self._meter.update(self)
         self.stop_receiving()
         self.stop_sending()
         for decoder in self._decoders:
@@ -207,6 +211,7 @@ class RtpStream:
         self.remote_fraction_lost = fraction_lost
         self.remote_jitter_ms = jitter_ticks * 1_000 / self._encoder.rtp_clock_rate
         self.round_trip_seconds = round_trip_seconds
+        self._meter.reported(fraction_lost, self.remote_jitter_ms, round_trip_seconds)
         self._encoder.report_loss(fraction_lost)
 
     def retransmit(self, sequence: int) -> None:
@@ -276,6 +281,7 @@ class RtpStream:
             self._on_error(error)
 
     def _emit(self, pcm: Pcm16, delay_ms: float) -> None:
+        self._meter.emitted(delay_ms)
         if self._sink is not None:
             self._sink.on_audio(pcm, self._now, delay_ms)
 
@@ -285,6 +291,9 @@ class RtpStream:
         """See `Paced`: one frame."""
         if self._is_closed:
             return None
+        self._ticks += 1
+        if self._ticks % FRAMES == 0:
+            self._meter.update(self)
         if self._srtp_out is None:
             return self._pull_unheard(now, max(0.0, now - due))
         self._timestamp = (self._timestamp + self._frame_ticks * (1 + skipped_frames)) & 0xFFFFFFFF

@@ -73,23 +73,24 @@ class Unread:
     """What was given to the peer and has not reached its client."""
 
     def __init__(self) -> None:
-        self._size = 0
+        self.size = 0
+        """Bytes."""
         self._counted = 0
 
     def add(self, size: int) -> bool:
         """One message of `size` goes out. False: that is too much."""
-        self._size += size
+        self.size += size
         self._counted += min(size, LARGE_MESSAGE)
         return self._counted <= MAX_UNREAD
 
     def remove(self, size: int) -> None:
         """One message of `size` has arrived."""
-        self._size -= size
+        self.size -= size
         self._counted -= min(size, LARGE_MESSAGE)
 
     @property
     def is_much(self) -> bool:
-        return self._size > MUCH_UNREAD
+        return self.size > MUCH_UNREAD
 
 
 class Inbox:
@@ -248,6 +249,7 @@ class WebSocketTransport:
     def _send(self, data: str | bytes) -> None:
         if self._is_closed:
             return
+        metrics.EVENT_BACKLOG.observe(self._unread.size)
         is_fine = self._unread.add(len(data))
         self._peer.on_data(data)
         if not is_fine:

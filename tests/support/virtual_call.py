@@ -34,12 +34,15 @@ from rtc_server.calls.intents import (
     JudgeTurn,
     Observe,
     ReleaseRequest,
+    ResponseOver,
     SendAudio,
     SendEvent,
     StopJudging,
     SubmitRequest,
+    TurnAnswered,
 )
 from rtc_server.calls.snapshot import CallSnapshot, ResumeGrant, restore, resumable_events, take_snapshot
+from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.realtime.events import MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.session import (
     Audio,
@@ -57,6 +60,7 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.vad import EnergyVoiceDetector
 
 RATE = 24_000
+WALL_OFFSET = 1_700_000_000.0  # wall clock minus virtual time
 SETTINGS = {"min_speech_ms": 100, "max_utterance_ms": 20_000, "speculation_silence_ms": 120}
 
 
@@ -110,7 +114,9 @@ class VirtualCall:
             ),
         )
         self.new_id = new_id
-        self.settings = CoreSettings(audio_in_events=over_socket, responses_per_minute=responses_per_minute)
+        self.settings = CoreSettings(
+            audio_in_events=over_socket, responses_per_minute=responses_per_minute, wall_offset=WALL_OFFSET
+        )
         self._start("rtc_test", session)
         self.now = 100.0
         self.events: list[dict[str, Any]] = []
@@ -119,6 +125,8 @@ class VirtualCall:
         self.granted: list[tuple[str, int]] = []
         self.released: list[str] = []
         self.observed: list[Observe] = []
+        self.turns: list[TurnRecord] = []
+        self.over: list[ResponseOver] = []
         self.frames: list[Pcm16] = []
         self.judged: list[Pcm16] = []
         """What the turn model was asked about."""
@@ -237,6 +245,10 @@ class VirtualCall:
                     self.judged.append(audio)
                 case StopJudging():
                     self.is_judging_stopped = True
+                case TurnAnswered(record):
+                    self.turns.append(record)
+                case ResponseOver():
+                    self.over.append(output)
                 case Observe():
                     self.observed.append(output)
 
