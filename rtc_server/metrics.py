@@ -70,6 +70,16 @@ MEDIA_WORKER_RESTARTS = Counter(
 ASYNCIO_TASKS = Gauge("rtc_server_asyncio_tasks", "Tasks alive on the event loop.", registry=REGISTRY)
 THREADS = Gauge("rtc_server_threads", "Threads of the media process.", registry=REGISTRY)
 RSS_BYTES = Gauge("rtc_server_rss_bytes", "Resident memory of the media process.", registry=REGISTRY)
+RECORDINGS = Gauge("rtc_server_recordings", "Calls that are being recorded.", registry=REGISTRY)
+RECORDING_BYTES = Counter(
+    "rtc_server_recording_bytes", "Bytes of recordings written, as they lie on the disk.", registry=REGISTRY
+)
+RECORDING_FAILURES = Counter(
+    "rtc_server_recording_failures",
+    "Recordings that stopped while their call went on: disk_full, disk_error, too_slow, internal_error.",
+    ["reason"],
+    registry=REGISTRY,
+)
 RTP_PACKETS_IN = Counter(
     "rtc_server_rtp_packets_in", "Packets of ended calls, by what became of them.", ["kind"], registry=REGISTRY
 )
