@@ -14,6 +14,7 @@ from rtc_server import metrics
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
+from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
@@ -42,11 +43,13 @@ class CallRegistry:
         on_end: Callable[[str], None] | None = None,
         make_judge: TurnJudgeFactory = NoTurnJudge,
         save_snapshot: SaveSnapshot | None = None,
+        recordings: RecordingStore | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._make_vad = make_vad
         self._make_judge = make_judge
+        self._recordings = recordings
         self._tasks = tasks
         self._on_end = on_end
         self._save_snapshot = save_snapshot
@@ -94,6 +97,7 @@ class CallRegistry:
                 options,
                 self._make_judge,
                 save_snapshot=self._save_snapshot,
+                recordings=self._recordings,
             )
         self._calls[call.call_id] = call
         self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
