@@ -7,6 +7,9 @@
     ├── CodecError                (codecs.base) an audio payload is corrupt, or libopus is missing
     ├── CallError                 (client.errors) `rtc-server call` cannot make or finish its call
     │   └── RecordingError            a recording cannot be read, or holds no voice
+    ├── RecordingNotFoundError    (recording.errors) there is no recording of that call
+    ├── RecordingInProgressError  (recording.errors) the call is still being recorded
+    ├── SealedFileError           (recording.errors) a recording does not open: wrong key, changed, cut off
     ├── ProtocolError             a Realtime event that we refuse; the peer's fault, the call lives on
     └── ApiError                  an HTTP request that we refuse
         ├── InvalidJsonError          400 invalid_json

@@ -113,6 +113,18 @@ PLAYOUT_UNDERRUNS = Counter(
 MEDIA_WORKER_RESTARTS = Counter(
     "rtc_server_media_worker_restarts", "Media workers lost and started again.", registry=REGISTRY
 )
+# --- recordings
+
+RECORDINGS = Gauge("rtc_server_recordings", "Calls that are being recorded.", registry=REGISTRY)
+RECORDING_BYTES = Counter(
+    "rtc_server_recording_bytes", "Bytes of recordings written, as they lie on the disk.", registry=REGISTRY
+)
+RECORDING_FAILURES = Counter(
+    "rtc_server_recording_failures",
+    "Recordings that stopped while their call went on: disk_full, disk_error, too_slow, internal_error.",
+    ["reason"],
+    registry=REGISTRY,
+)
 
 # --- media: counted once a second while a call runs
 

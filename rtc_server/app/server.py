@@ -30,6 +30,7 @@ from rtc_server.media.router import MediaRouter
 from rtc_server.media.snapshot_store import LocalSnapshotStore, SnapshotWriter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
+from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
 
 from . import calls, client_secrets, health, pipecat, realtime_ws, whip
@@ -132,6 +133,7 @@ def _create_nodes(
     tasks: asyncio.TaskGroup,
     snapshots: SnapshotWriter,
 ) -> list[MediaNode]:
+    check_recording(settings.recording)  # raises here, like the next line's check, before anything is started
     num_workers = settings.server.media_workers
     if not num_workers:
         judge = turn_judge_factory(settings)

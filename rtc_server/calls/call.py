@@ -9,18 +9,21 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from model.interface import EngineEvent, GenerateRequest, Pcm16
+from model.interface import INPUT_SAMPLE_RATE, EngineEvent, GenerateRequest, Pcm16
 from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
-from rtc_server.errors import CallNotFoundError, SidebandLimitError
+from rtc_server.errors import CallNotFoundError, ProtocolError, SidebandLimitError
 from rtc_server.inference.client import EngineClient
 from rtc_server.logs import call_logger
+from rtc_server.realtime.conversation import Item
 from rtc_server.realtime.dialects import BetaDialect, Dialect, PlainDialect
 from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.rtvi import RtviDialect
 from rtc_server.realtime.session import SessionConfig
 from rtc_server.realtime.words import Event
+from rtc_server.recording.recorder import CallRecorder
+from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.base import EventObserver, MediaTransport
 from rtc_server.turns.detector import TurnDetector
 from rtc_server.turns.echo_guard import EchoGuard
@@ -85,6 +88,7 @@ class Call:
         make_judge: TurnJudgeFactory = NoTurnJudge,
         save_snapshot: SaveSnapshot | None = None,
         on_turn: Callable[[TurnRecord], None] | None = None,
+        recordings: RecordingStore | None = None,
     ) -> None:
         """`on_turn` gets the record of every turn as its reply begins to be heard."""
         info = engine.info
@@ -140,6 +144,7 @@ class Call:
             self._expires_at, self._session_id = before.expires_at, before.session_id
             self._max_seconds = max(0.0, before.expires_at - self.created_at)
             restore(self.core, before)
+        self._recorder = None if recordings is None else CallRecorder(recordings, call_id, self._text_of, self._tell)
         formats = session.audio
         self._wire = WireAudio(info.sample_rate, formats.input.format.type, formats.output.format.type)
         has_socket = transport.carries_audio_in_events
@@ -150,6 +155,7 @@ class Call:
             self._expires_at,
             append_audio=self._append_audio if has_socket else None,
             decode_clip=self._wire.decode_clip,
+            record=None if recordings is None else self._record,
             max_bytes=MAX_SOCKET_MESSAGE_BYTES if has_socket else MAX_MESSAGE_BYTES,
         )
         self._dialect_name = options.dialect
@@ -189,6 +195,8 @@ class Call:
             self._drain()
             if self._spans is not None:
                 self._spans.close(asyncio.get_running_loop().time())
+            if self._recorder is not None:
+                self._recorder.stop(reason, asyncio.get_running_loop().time())
             last = farewell(reason)
             if last is not None:
                 self._send(self.core.announce.event("error", error=last))
@@ -221,7 +229,7 @@ class Call:
         if len(self._sidebands) >= MAX_SIDEBANDS:
             raise SidebandLimitError(f"The call has {MAX_SIDEBANDS} sidebands already; close one first.")
         self._sidebands.append(sideband)
-        for event in self._client_events.opening():
+        for event in [*self._client_events.opening(), *self._recording_notice()]:
             sideband.send_event(event)
 
     def leave(self, sideband: EventObserver) -> None:
@@ -242,15 +250,19 @@ class Call:
         self.connected.set()
         if self._snapshots is not None:
             self._snapshots.on_connected()
+        if self._recorder is not None and self._recorder.by_default and not self._recorder.was_started:
+            self._start_recording(self._recorder, asyncio.get_running_loop().time())
 
     def on_channel_open(self) -> None:
-        for event in self._client_events.opening():
+        for event in [*self._client_events.opening(), *self._recording_notice()]:
             self._send(event)
         if self._grant is not None:
             for event in resumable_events(self.core, self._grant, self._settings.session.resume_seconds):
                 self._send_to_peer(event)  # to nobody else: it holds the token
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
+        if self._recorder is not None:
+            self._recorder.on_input(pcm, now)
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
         self._drain()
 
@@ -273,7 +285,7 @@ class Call:
 
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         metrics.PLAYOUT_LATENESS.observe(lateness_seconds)
-        frame = self.core.pull_frame(now)
+        frame = self._next_frame(now)
         if self._echo_guard is not None:
             self._echo_guard.sent(frame.pcm)
         if self._playout.underruns > self._underruns:
@@ -283,6 +295,51 @@ class Call:
         if self._frames % FRAMES_PER_SECOND == 0:
             metrics.VOICE_BACKLOG.observe(self._detector.backlog_ms / 1e3)
         self._drain()
+        return frame
+
+    # --- recording
+
+    def _start_recording(self, recorder: CallRecorder, now: float) -> None:
+        transport = self._transport
+        codings = transport.tap(recorder)
+        can_play = not transport.carries_audio_in_events
+        rate = transport.playout_sample_rate
+        recorder.start(now, codings.received, codings.sent, rate, can_play_notice=can_play)
+
+    def _record(self, is_wanted: bool, now: float) -> None:
+        """A client asks for a recording, or for its end. Raises ProtocolError."""
+        recorder = self._recorder
+        assert recorder is not None, "asked only where the server records"
+        if recorder.by_default:
+            if is_wanted:
+                return
+            raise ProtocolError("recording_required", "Every call of this server is recorded; hang up to end it.")
+        if not is_wanted:
+            if recorder.is_recording:
+                self._transport.tap(None)
+                recorder.stop("client", now)
+                self._tell("rtc_server.recording.stopped", reason="client")
+            return
+        if recorder.is_recording:
+            return
+        if recorder.was_started:
+            raise ProtocolError("recording_over", "A call is recorded once; what was recorded of this one is kept.")
+        self._start_recording(recorder, now)
+        for event in self._recording_notice():
+            self._send(event)
+
+    def _recording_notice(self) -> list[Event]:
+        fields = None if self._recorder is None else self._recorder.announcement()
+        return [] if fields is None else [self.core.announce.event("rtc_server.recording.started", **fields)]
+
+    def _next_frame(self, now: float) -> PlayoutFrame:
+        """The notice goes before everything else that is said."""
+        recorder = self._recorder
+        if recorder is None:
+            return self.core.pull_frame(now)
+        notice = recorder.notice_frame()
+        frame = self.core.pull_frame(now) if notice is None else PlayoutFrame(notice, is_silence=False)
+        recorder.on_output(frame.pcm, now)
         return frame
 
     # --- inside
@@ -306,7 +363,18 @@ class Call:
             self.core, session_id=self._session_id, expires_at=self._expires_at, dialect=self._dialect_name
         )
 
+    def _text_of(self, item_id: str) -> str | None:
+        """The words of a message as the conversation has them now; None when it is gone."""
+        item = self.core.conversation.find(item_id)
+        return item.text if isinstance(item, Item) else None
+
+    def _tell(self, kind: str, **fields: object) -> None:
+        self._send(self.core.announce.event(kind, **fields))
+
     def _send(self, event: Event) -> None:
+        if self._recorder is not None:
+            now, input_ms = asyncio.get_running_loop().time(), self._detector.samples_received * 1e3 / INPUT_SAMPLE_RATE
+            self._recorder.on_event(event, now, input_ms)
         if self._snapshots is not None:
             self._snapshots.note(event)
         self._send_to_peer(event)
@@ -321,7 +389,10 @@ class Call:
         """Input as it stands in `input_audio_buffer.append` or in a binary message."""
         pcm = self._wire.decode(data)
         if len(pcm):
-            self.core.receive_audio(pcm, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            if self._recorder is not None:
+                self._recorder.on_input(pcm, now)
+            self.core.receive_audio(pcm, now)
 
     def _send_audio(self, event: Event, pcm: Pcm16, *, is_last: bool) -> None:
         data = self._wire.encode(event["response_id"], pcm)

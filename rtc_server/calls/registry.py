@@ -16,6 +16,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
 from rtc_server.logs import call_logger
+from rtc_server.recording.store import RecordingStore
 from rtc_server.tracing import CallTrace
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
@@ -48,11 +49,13 @@ class CallRegistry:
         make_judge: TurnJudgeFactory = NoTurnJudge,
         save_snapshot: SaveSnapshot | None = None,
         on_turn: Callable[[TurnRecord], None] | None = None,
+        recordings: RecordingStore | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._make_vad = make_vad
         self._make_judge = make_judge
+        self._recordings = recordings
         self._tasks = tasks
         self._on_end = on_end
         self._save_snapshot = save_snapshot
@@ -102,6 +105,7 @@ class CallRegistry:
                 self._make_judge,
                 save_snapshot=self._save_snapshot,
                 on_turn=self._on_turn,
+                recordings=self._recordings,
             )
         self._calls[call.call_id] = call
         running = self._run(call, options.trace)

@@ -23,6 +23,7 @@ from rtc_server.paths import default_config_file
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import Hidden, Section
+from .recording import RecordingSection
 from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection, TracingSection
 
 ENV_PREFIX = "RTC_SERVER__"
@@ -51,6 +52,7 @@ class Settings(BaseModel):
     turns: TurnsSection = TurnsSection()
     webrtc: WebRtcSection = WebRtcSection()
     audio: AudioSection = AudioSection()
+    recording: RecordingSection = RecordingSection()
     system: SystemSection = SystemSection()
     logging: LoggingSection = LoggingSection()
     tracing: TracingSection = TracingSection()

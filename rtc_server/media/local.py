@@ -14,6 +14,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError
 from rtc_server.inference.client import EngineClient
 from rtc_server.network.sockets import MediaSockets
+from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.sdp import Offer
@@ -50,6 +51,7 @@ class LocalNode:
         webrtc = settings.webrtc
         self._settings = settings
         self._engine = engine
+        self._recordings = RecordingStore(settings.recording) if settings.recording.enabled else None
         self.registry = CallRegistry(
             settings,
             engine,
@@ -58,6 +60,7 @@ class LocalNode:
             on_end=self._on_end,
             make_judge=make_judge,
             save_snapshot=save_snapshot,
+            recordings=self._recordings,
         )
         port = webrtc.udp_port + port_offset if webrtc.udp_port else 0
         port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
@@ -147,6 +150,8 @@ class LocalNode:
         await self.registry.close(timeout_seconds)
         await self._listeners.close()
         self._resources.close()
+        if self._recordings is not None:
+            await asyncio.to_thread(self._recordings.close)
 
     def _start(self, request: ChannelRequest, peer: SocketPeer) -> tuple[str, Line]:
         slot = self.registry.reserve()

@@ -22,6 +22,7 @@ from rtc_server.rtp.receiver import AudioReceiver
 from rtc_server.rtp.transport_feedback import TransportFeedback, transport_sequence
 
 from .aiortc_media import ntp_now
+from .base import MediaTap, TappedCodings
 from .pacer import Pacer
 from .srtp import BUFFER, MAX_PACKET_BYTES, RTP_HEADER_BYTES, SrtpReceiver, SrtpSender
 from .stream_meter import FRAMES, StreamMeter
@@ -30,6 +31,7 @@ SETTLE_FRAMES = 5  # silence encoded for real after sound: the encoder's and the
 DTX_FRAMES = 20  # one packet per 400 ms while silent, as libopus does (RFC 7587 section 3.1.3)
 KEPT_PACKETS = 32  # 640 ms: older audio has been played or concealed by any peer
 SOON_SECONDS = 0.02  # a deadline nearer than the next tick gets a timer of its own
+TAPPABLE = ("opus", "PCMU", "PCMA")  # payloads that stand for themselves; those of G.722 need all before them
 MAX_PAYLOAD_BYTES = MAX_PACKET_BYTES - RTP_HEADER_BYTES - 32  # 32: authentication tag and MKI
 
 _HEADER = struct.Struct("!BBHII")
@@ -106,6 +108,7 @@ class RtpStream:
         self._obeys_remb = obey_remb
         self._is_closed = False
         self._is_heard = is_heard
+        self._tap: MediaTap | None = None
         self.outlet: RtpStream | None = None
         """The stream that pulls the sink's frames, while it is sending, in place of a peer that takes no audio."""
         # (sequence number, protected packet); only kept for a peer that may ask for it again
@@ -155,6 +158,20 @@ class RtpStream:
     def detach(self) -> None:
         """Silence is sent from now on, and what comes in is dropped."""
         self._sink = None
+
+    def tap(self, tap: MediaTap | None, coding: str) -> TappedCodings:
+        """See `MediaTransport.tap`. What the peer sends in another codec than `coding`, the one agreed, is left out."""
+        if tap is None or coding not in TAPPABLE:
+            self._tap = self._receiver.on_payload = None
+            return TappedCodings()
+
+        def on_payload(payload_format: PayloadFormat, timestamp: int, payload: bytes) -> None:
+            if payload_format.name == coding:
+                tap.on_received(payload, timestamp, self._now)
+
+        self._receiver.on_payload = on_payload
+        self._tap = tap if self._is_heard else None
+        return TappedCodings(coding, coding if self._is_heard else None)
 
     def close(self) -> None:
         """Stop both directions and free the codecs. Idempotent."""
@@ -308,6 +325,8 @@ class RtpStream:
         if payload is None:
             self._is_after_gap = True
         elif self._srtp_out is not None:  # the sink may have ended the call
+            if self._tap is not None:
+                self._tap.on_sent(payload, self._timestamp, now)
             self._send(self._srtp_out, payload)
         if self._feedback is not None:
             self._send_feedback(self._feedback, now)

@@ -46,7 +46,7 @@ from .aiortc_media import (
     use_process_certificate,
 )
 from .aiortc_sctp import guard_data_channel
-from .base import MediaSink
+from .base import MediaSink, MediaTap, TappedCodings
 from .fragments import IceFragment, IceUpdate, restart_fragment
 from .pacer import Pacer
 from .rtp_stream import RtpStream
@@ -106,6 +106,7 @@ class WebRtcTransport:
         self._resources = resources
         self._path = MediaPath()
         self._stream: RtpStream | None = None
+        self._coding = ""
         self._ice: RestartableIce | None = None
         self._channel: RTCDataChannel | None = None
         self._sink: MediaSink | None = None
@@ -238,6 +239,10 @@ class WebRtcTransport:
         """See `MediaTransport.fill_input`."""
         self.stream.fill_input(now)
 
+    def tap(self, tap: MediaTap | None) -> TappedCodings:
+        """See `MediaTransport.tap`."""
+        return self.stream.tap(tap, self._coding)
+
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
         channel = self._channel
@@ -304,6 +309,7 @@ class WebRtcTransport:
 
     def _make_stream(self, negotiated: Negotiated, *, is_heard: bool) -> RtpStream:
         speech = negotiated.speech
+        self._coding = speech.name
         return RtpStream(
             self._path,
             self._resources.pacer,

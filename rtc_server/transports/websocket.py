@@ -23,7 +23,7 @@ from rtc_server import metrics
 from rtc_server.audio.pcm import PLAYOUT_SAMPLE_RATE
 from rtc_server.realtime.words import Event
 
-from .base import MediaSink
+from .base import MediaSink, MediaTap, TappedCodings
 from .pacer import Pacer
 
 MAX_UNREAD = 1 << 20  # 16 s of base64 audio at 24 kHz; a peer this far behind plays nothing that was meant for now
@@ -168,6 +168,10 @@ class WebSocketTransport:
 
     def fill_input(self, now: float) -> None:
         """See `MediaTransport.fill_input`: nothing is lost on the way."""
+
+    def tap(self, tap: MediaTap | None) -> TappedCodings:
+        """See `MediaTransport.tap`: there are no payloads."""
+        return TappedCodings()
 
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
