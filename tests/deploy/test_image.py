@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from rtc_server.config import load_settings
-from tests.support.deployment import DEPLOY, ROOT, run, tool
+from tests.support.deployment import DEPLOY, ROOT, read_yaml, run, tool
 from tests.support.running_server import free_port
 from tests.support.server_process import DEFAULTS, ServerProcess, as_toml
 
@@ -168,3 +169,11 @@ def test_sigterm_reaches_the_server_itself(tmp_path: Path) -> None:
             assert b"entrypoint" not in command.read_bytes()
     finally:
         server.stop()
+
+
+def test_every_recipe_names_the_version_that_there_is() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = read_yaml(DEPLOY / "kubernetes" / "rtc-server" / "Chart.yaml")
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+    assert f'image.version="{version}"' in DOCKERFILE.read_text()
+    assert f"rtc-server:{version}}}" in (DEPLOY / "compose.yml").read_text()
