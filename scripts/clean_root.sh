@@ -111,6 +111,7 @@ start() {
     export RTC_SERVER_API_KEY
     chmod 0644 "$state/etc/"*
     port=$(free_port)
+    # shellcheck disable=SC2016 # the inner shell has them in its environment
     ROOT=$root STATE=$state PORT=$port BACKEND=$BACKEND unshare --mount --pid --ipc --uts --fork --kill-child=SIGKILL \
         --propagation private bash -euc '
         mount --bind "$ROOT" "$ROOT"

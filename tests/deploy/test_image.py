@@ -65,6 +65,13 @@ def test_the_dockerfile_lints_clean() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_shell_scripts_lint_clean() -> None:
+    scripts = [*DEPLOY.rglob("*.sh"), ROOT / "scripts" / "clean_root.sh"]
+    assert len(scripts) == 4
+    done = run(tool("shellcheck"), *scripts)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_base_image_is_an_exact_release() -> None:
     (base,) = re.findall(r"^ARG DEBIAN=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
     assert re.fullmatch(r"debian:\d+\.\d+-slim(@sha256:[0-9a-f]{64})?", base)
