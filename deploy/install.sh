@@ -45,8 +45,8 @@ make_venv() {
 
 make_user() {
     if ! id rtc-server >/dev/null 2>&1; then
-        groupadd --system --gid "$UID_GID" rtc-server
-        useradd --system --uid "$UID_GID" --gid "$UID_GID" --home-dir "$HOME_DIR" --shell /usr/sbin/nologin rtc-server
+        groupadd --gid "$UID_GID" rtc-server
+        useradd --no-log-init --no-create-home --uid "$UID_GID" --gid "$UID_GID" --home-dir "$HOME_DIR" --shell /usr/sbin/nologin rtc-server
     fi
     for folder in "$HOME_DIR" "$HOME_DIR/certs" "$HOME_DIR/models" "$HOME_DIR/recordings"; do
         install -d -o rtc-server -g rtc-server -m 0750 "$folder"

@@ -4,7 +4,7 @@
 # from outside, and stops it with SIGTERM. Needs root, debootstrap and a network; takes a few minutes and 2 GB for a while.
 #
 #   scripts/clean_root.sh                    the embedded models, fetched into an empty volume at first start
-#   BACKEND=echo scripts/clean_root.sh       without models
+#   BACKEND=echo scripts/clean_root.sh       another backend
 #   KEEP=/some/folder scripts/clean_root.sh  keeps the root there, and uses it again the next time
 #
 # The last line of the output is JSON with what each step took.
@@ -135,7 +135,7 @@ start() {
             --bounding-set=-all env -i -C /var/lib/rtc-server HOME=/var/lib/rtc-server \
             PATH=/opt/rtc-server/bin:/usr/local/bin:/usr/bin:/bin PIP_CERT=/usr/local/share/build-machine.pem \
             ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} SSL_CERT_FILE=/usr/local/share/build-machine.pem \
-            PYTHONUNBUFFERED=1 RTC_SERVER_FETCH_MODELS=$([ "$BACKEND" = cascade ] && echo 1 || echo 0) \
+            PYTHONUNBUFFERED=1 \
             rtc-server-entrypoint serve --host 127.0.0.1 --http-port "$PORT" --https-port 0 --realtime-port 0 \
             --backend "$BACKEND"
     ' >"$work/server.log" 2>&1 </dev/null &

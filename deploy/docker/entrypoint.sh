@@ -2,7 +2,7 @@
 # What the image starts. `serve` (the default) first fetches the embedded models that are missing, then becomes the server,
 # so that the server itself is process 1 and gets SIGTERM. Any other command of rtc-server runs as it is.
 #
-#   RTC_SERVER_FETCH_MODELS=0    do not fetch: they are in the image, on a read-only volume, or not needed
+#   RTC_SERVER_FETCH_MODELS=0    do not fetch: they are in the image, or on a read-only volume
 set -eu
 
 if [ $# -eq 0 ]; then set -- serve; fi

@@ -33,9 +33,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- mergeOverwrite (deepCopy .Values.settings) $own | toToml }}
 {{- end }}
 
-{{/* "1" where the embedded models are needed and are to be fetched. */}}
+{{/* "1" where the models are fetched at the start; the voice detector's is needed with every backend. */}}
 {{- define "rtc-server.fetches" -}}
-{{ ternary "1" "0" (and (eq .Values.models.source "fetch") (eq (dig "engine" "backend" "cascade" .Values.settings) "cascade")) }}
+{{ ternary "1" "0" (eq .Values.models.source "fetch") }}
 {{- end }}
 
 {{- define "rtc-server.podSecurity" -}}
