@@ -36,6 +36,8 @@ EVERYTHING = (
     "media.gpu.runtimeClassName=nvidia",
     "media.nodeSelector.media=yes",
     "ray.nodes.gpu.count=1",
+    "networkPolicy.extraEgress[0].ports[0].port=4317",
+    "networkPolicy.httpFrom[0].namespaceSelector.matchLabels.ingress=yes",
 )
 VARIANTS = {
     "default": (),
