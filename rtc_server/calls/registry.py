@@ -18,9 +18,10 @@ from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
-from .admission import CallLimit
+from .admission import CallLimits
 from .call import Call, new_id
 from .echo import EchoCall
+from .leases import Leases
 from .sessions import DEFAULT_OPTIONS, CallOptions
 
 log = logging.getLogger(__name__)
@@ -48,14 +49,15 @@ class CallRegistry:
         self._tasks = tasks
         self._on_end = on_end
         self._calls: dict[str, AnyCall] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._num_reserved = 0
+        self._running: dict[str, asyncio.Task[str]] = {}
+        self._leases = Leases()
         self._is_closing = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __len__(self) -> int:
-        return len(self._calls) + self._num_reserved
+        """Places held, by calls that are set up too."""
+        return len(self._leases)
 
     def __contains__(self, call_id: object) -> bool:
         return call_id in self._calls
@@ -71,13 +73,20 @@ class CallRegistry:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
         if self._is_closing or not self._engine.is_ready:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
-        CallLimit(self._settings.server.max_calls, self._engine.max_calls).check(len(self))
-        self._num_reserved += 1
+        limits = CallLimits(self._settings.server.max_calls, self._engine.max_calls)
+        now = asyncio.get_running_loop().time()
+        self._leases.expire(now)
+        if len(self._leases) >= limits.max_calls:
+            raise limits.refusal()
+        slot = Slot(self, self._leases.take(now))
         self._count()
-        return Slot(self)
+        return slot
 
-    def start(self, transport: MediaTransport, kind: CallKind, options: CallOptions) -> AnyCall:
-        """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
+    def start(self, lease: int, transport: MediaTransport, kind: CallKind, options: CallOptions) -> AnyCall:
+        """Begin a call on an answered transport; it ends by itself, and gives its place back. Called by `Slot.start`.
+        Raises NotReadyError when the place is gone."""
+        if not self._leases.start(lease, asyncio.get_running_loop().time()):
+            raise NotReadyError("Setting up the call took too long; try again in a moment.", retry_after=3)
         call: AnyCall
         if kind == "echo":
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
@@ -86,13 +95,15 @@ class CallRegistry:
                 new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options, self._make_judge
             )
         self._calls[call.call_id] = call
-        self._running[call.call_id] = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
+        task = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
+        self._running[call.call_id] = task
+        task.add_done_callback(lambda done: self._end(call, lease, done))
         metrics.CALLS_STARTED.inc()
         return call
 
-    def release(self) -> None:
-        """Give a reserved slot back."""
-        self._num_reserved -= 1
+    def give_back(self, lease: int) -> None:
+        """The place is free. Idempotent."""
+        self._leases.give_back(lease)
         self._count()
 
     async def close(self, timeout_seconds: float) -> None:
@@ -107,20 +118,23 @@ class CallRegistry:
             for task in self._running.values():
                 task.cancel()
 
-    async def _run(self, call: AnyCall) -> None:
-        reason = "internal_error"
+    async def _run(self, call: AnyCall) -> str:
         try:
             log.info("call started", extra={"call_id": call.call_id})
-            reason = await call.run()
+            return await call.run()
         except Exception:  # a bug in one call must not take the others down: it ends here, counted and logged once
             log.exception("call failed", extra={"call_id": call.call_id})
-        finally:
-            del self._calls[call.call_id], self._running[call.call_id]
-            self._count()
-            metrics.CALLS_ENDED.labels(reason).inc()
-            if self._on_end is not None:
-                self._on_end(call.call_id)
-            log.info("call ended", extra={"call_id": call.call_id, "reason": reason})
+            return "internal_error"
+
+    def _end(self, call: AnyCall, lease: int, task: asyncio.Task[str]) -> None:
+        """The one place where a call's slot becomes free: reached even when its task is cancelled before it begins."""
+        reason = "internal_error" if task.cancelled() else task.result()
+        del self._calls[call.call_id], self._running[call.call_id]
+        self.give_back(lease)
+        metrics.CALLS_ENDED.labels(reason).inc()
+        if self._on_end is not None:
+            self._on_end(call.call_id)
+        log.info("call ended", extra={"call_id": call.call_id, "reason": reason})
 
     def _count(self) -> None:
         metrics.CALLS.set(len(self))
@@ -131,22 +145,22 @@ class CallRegistry:
 
 
 class Slot:
-    """A place for one call, held from admission until the call starts or set-up fails."""
+    """A place for one call, held from admission until set-up fails or the call, which holds it from then on, ends."""
 
-    def __init__(self, registry: CallRegistry) -> None:
-        self._registry: CallRegistry | None = registry
+    def __init__(self, registry: CallRegistry, lease: int) -> None:
+        self._registry = registry
+        self._lease = lease
+        self._has_started = False
 
     def start(
         self, transport: MediaTransport, kind: CallKind = "conversation", options: CallOptions = DEFAULT_OPTIONS
     ) -> AnyCall:
-        """Turn the reservation into a call."""
-        assert self._registry is not None, "the slot was used already"
-        call = self._registry.start(transport, kind, options)
-        self.release()
+        """Turn the reservation into a call. Raises NotReadyError when it took so long that the place is gone."""
+        call = self._registry.start(self._lease, transport, kind, options)
+        self._has_started = True
         return call
 
     def release(self) -> None:
         """Give the place back if no call was started. Idempotent."""
-        registry, self._registry = self._registry, None
-        if registry is not None:
-            registry.release()
+        if not self._has_started:
+            self._registry.give_back(self._lease)
