@@ -39,7 +39,7 @@ def plot_load(rows: Sequence[Row], engine: Sequence[Row], limit_ms: float, slots
     left.set_ylabel("% of the callers")
     left.set_title("refused (lines: Erlang B; bars: two standard errors)")
     left.legend(fontsize=8, loc="upper left")
-    beyond = [row for row in engine if 40 <= 100 * row["calls"] / slots <= 160]
+    beyond = [row for row in engine if 40 <= 100 * row["calls"] / slots <= 170]
     right.plot(
         [100 * row["calls"] / slots for row in beyond],
         [row["p95_ms"] for row in beyond],
@@ -49,10 +49,10 @@ def plot_load(rows: Sequence[Row], engine: Sequence[Row], limit_ms: float, slots
         label="if everybody were admitted",
     )
     right.axhline(limit_ms, color=COLOURS[3], linewidth=0.8)
-    right.annotate(f"{limit_ms:.0f} ms", (50, limit_ms), va="bottom", fontsize=8, color=COLOURS[3])
+    right.annotate(f"{limit_ms:.0f} ms", (92, limit_ms), va="bottom", fontsize=8, color=COLOURS[3])
     right.set_xlabel("load, % of the calls that are admitted at once")
     right.set_ylabel("ms")
-    right.set_ylim(bottom=400)
+    right.set_ylim(400, 1.25 * limit_ms)
     right.set_title("response latency, p95")
     right.legend(fontsize=8, loc="upper left")
     _save(figure, (left, right), path)
