@@ -76,6 +76,8 @@ class Plan:
     media_rule: ScalingRule | None = None
     """None: as many as there are, and what is lost is replaced."""
     engine_rule: ScalingRule | None = None
+    reserved: int = 0
+    """Places that only callers get who were interrupted; 0: they are callers like others."""
 
 
 @dataclass(slots=True)
@@ -188,7 +190,9 @@ class Fleet:
     ) -> None:
         self.sizes = sizes or Sizes()
         self.lengths, self.manners, self.rate = lengths or Lengths(), manners or Manners(), rate
-        self.regions = [_Region(plan, self.sizes, Doorman(is_honest=is_honest)) for plan in plans]
+        self.regions = [
+            _Region(plan, self.sizes, Doorman(is_honest=is_honest, reserved=plan.reserved)) for plan in plans
+        ]
         self.totals = Totals()
         self.samples: list[Sample] = []
         self._random = np.random.default_rng(seed)
@@ -324,7 +328,13 @@ class Fleet:
             totals.unreachable += 1
             self._wait(number, caller, region, self.manners.connect_retry)
             return
-        told = region.doorman.admit(now, region.calls, region.media.max_calls, self._engine_calls(region))
+        told = region.doorman.admit(
+            now,
+            region.calls,
+            region.media.max_calls,
+            self._engine_calls(region),
+            is_resuming=caller.is_resuming,
+        )
         node = region.media.choose()
         if told is None and node is not None:
             if caller.is_resuming:

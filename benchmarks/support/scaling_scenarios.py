@@ -33,6 +33,8 @@ REFUSED = 0.001
 """Share of the callers that may be refused in the busiest hour: what fleets are sized for."""
 BUSIER = 1.05
 """Times the calls that are planned for: large fleets need no room for chance, and every forecast is wrong."""
+KEPT = 0.02
+"""Of the calls: places that only those get who were interrupted, where some are kept."""
 LIMIT_MS = 800.0
 """A response latency above this is felt as a pause."""
 ZONES = 3
@@ -129,9 +131,10 @@ def fault_rows(curve: LatencyCurve, scale: Scale, seed: int) -> list[Row]:
     only its engines; then a region of two."""
     rows = []
     count = scale.fleet_calls
-    for what, spare, start in [
-        *itertools.product(["zone"], [False, True], [120.0, 600.0, None]),
-        *itertools.product(["engines of a zone"], [False, True], [120.0]),
+    for what, spare, start, kept in [
+        *itertools.product(["zone"], [False, True], [120.0, 600.0, None], [0.0]),
+        *itertools.product(["zone"], [False], [120.0, 600.0], [KEPT]),
+        *itertools.product(["engines of a zone"], [False, True], [120.0], [0.0]),
     ]:
         sizes = replace(Sizes(), engine_start=start or Sizes().engine_start)
         base = size_rows([count], sizes)[0]
@@ -139,17 +142,21 @@ def fault_rows(curve: LatencyCurve, scale: Scale, seed: int) -> list[Row]:
         engines, media = base["engines" + name], base["media" + name]
         # At a target of 1 nothing is added before something breaks; then what is missing to the fewest is.
         rules = (ScalingRule(1.0, fewest=media), ScalingRule(1.0, fewest=engines)) if start else (None, None)
-        plan = Plan(media, engines, ZONES, 1.0, *rules)
+        plan = Plan(media, engines, media_rule=rules[0], engine_rule=rules[1], reserved=round(kept * count))
         fault = Fault(600.0, 0, 1, only_engines=what != "zone")
         fleet = Fleet([plan], _steady(count), sizes=sizes, faults=[fault], seed=seed)
-        rows.append({"what": what, "spare": spare, "replaced_after": start, **_outcome(fleet, curve, 3000.0)})
+        rows.append(
+            {"what": what, "spare": spare, "kept": kept, "replaced_after": start, **_outcome(fleet, curve, 3000.0)}
+        )
     for spare in (False, True):
         sizes = Sizes()
         base = size_rows([count // 2], sizes)[0]
         factor = 2 if spare else 1
         plan = Plan(base["media"] * factor, base["engines"] * factor)
         fleet = Fleet([plan, plan], _steady(count), sizes=sizes, faults=[Fault(600.0, 0)], seed=seed)
-        rows.append({"what": "region", "spare": spare, "replaced_after": None, **_outcome(fleet, curve, 3000.0)})
+        rows.append(
+            {"what": "region", "spare": spare, "kept": 0.0, "replaced_after": None, **_outcome(fleet, curve, 3000.0)}
+        )
     return rows
 
 

@@ -123,6 +123,20 @@ def test_a_lost_node_interrupts_its_calls_and_they_go_on_elsewhere() -> None:
     assert totals.refused == 0
 
 
+def test_kept_places_bring_interrupted_calls_back_before_new_callers() -> None:
+    outcomes = []
+    for reserved in (0, 20):
+        plan = Plan(12, 60, reserved=reserved)
+        fleet = Fleet([plan], steady(680 / Lengths().mean), sizes=UNBROKEN, faults=[Fault(100.0, 0, 1)], seed=3)
+        totals = fleet.run(700.0)
+        assert_conserved(totals)
+        outcomes.append(totals)
+    like_others, first = outcomes
+    assert like_others.lost > 0
+    assert first.lost == 0
+    assert np.percentile(first.resume_waits, 95) < 0.75 * np.percentile(like_others.resume_waits, 95)
+
+
 def test_lost_engines_end_no_call_and_stop_new_ones() -> None:
     fault = Fault(100.0, 0, 1, only_engines=True)
     fleet = Fleet([Plan(12, 30)], steady(330 / Lengths().mean), sizes=UNBROKEN, faults=[fault], seed=3)
