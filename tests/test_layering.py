@@ -137,7 +137,7 @@ PURE = (
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
     *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
-    *("admission", "listening", "snapshot", "turn_records"),
+    *("admission", "leases", "listening", "snapshot", "turn_records"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),

@@ -15,17 +15,18 @@ from rtc_server import metrics
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
-from rtc_server.logs import call_logger
+from rtc_server.logs import BoundLogger, call_logger
 from rtc_server.recording.store import RecordingStore
 from rtc_server.tracing import CallTrace
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
-from .admission import CallLimit
+from .admission import CallLimits
 from .call import Call, new_id
 from .call_spans import call_over
 from .echo import EchoCall
+from .leases import Leases
 from .sessions import DEFAULT_OPTIONS, CallOptions
 from .snapshot_timer import SaveSnapshot
 from .turn_records import TurnRecord
@@ -61,14 +62,15 @@ class CallRegistry:
         self._save_snapshot = save_snapshot
         self._on_turn = on_turn
         self._calls: dict[str, AnyCall] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._num_reserved = 0
+        self._running: dict[str, asyncio.Task[str]] = {}
+        self._leases = Leases()
         self._is_closing = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __len__(self) -> int:
-        return len(self._calls) + self._num_reserved
+        """Places held, by calls that are set up too."""
+        return len(self._leases)
 
     def __contains__(self, call_id: object) -> bool:
         return call_id in self._calls
@@ -84,13 +86,20 @@ class CallRegistry:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
         if self._is_closing or not self._engine.is_ready:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
-        CallLimit(self._settings.server.max_calls, self._engine.max_calls).check(len(self))
-        self._num_reserved += 1
+        limits = CallLimits(self._settings.server.max_calls, self._engine.max_calls)
+        now = asyncio.get_running_loop().time()
+        self._leases.expire(now)
+        if len(self._leases) >= limits.max_calls:
+            raise limits.refusal()
+        slot = Slot(self, self._leases.take(now))
         self._count()
-        return Slot(self)
+        return slot
 
-    def start(self, transport: MediaTransport, kind: CallKind, options: CallOptions) -> AnyCall:
-        """Begin a call on an answered transport; it ends by itself. Called by `Slot.start`."""
+    def start(self, lease: int, transport: MediaTransport, kind: CallKind, options: CallOptions) -> AnyCall:
+        """Begin a call on an answered transport; it ends by itself, and gives its place back. Called by `Slot.start`.
+        Raises NotReadyError when the place is gone."""
+        if not self._leases.start(lease, asyncio.get_running_loop().time()):
+            raise NotReadyError("Setting up the call took too long; try again in a moment.", retry_after=3)
         call: AnyCall
         if kind == "echo":
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
@@ -108,14 +117,16 @@ class CallRegistry:
                 recordings=self._recordings,
             )
         self._calls[call.call_id] = call
-        running = self._run(call, options.trace)
-        self._running[call.call_id] = self._tasks.create_task(running, name=f"call-{call.call_id}")
+        trace = options.trace
+        task = self._tasks.create_task(self._run(call, trace), name=f"call-{call.call_id}")
+        self._running[call.call_id] = task
+        task.add_done_callback(lambda done: self._end(call, lease, trace, done))
         metrics.CALLS_STARTED.inc()
         return call
 
-    def release(self) -> None:
-        """Give a reserved slot back."""
-        self._num_reserved -= 1
+    def give_back(self, lease: int) -> None:
+        """The place is free. Idempotent."""
+        self._leases.give_back(lease)
         self._count()
 
     async def hand_over(self, call_id: str) -> bytes | None:
@@ -140,23 +151,26 @@ class CallRegistry:
                 log.warning("the call did not end in time", extra={"call_id": call_id})
                 task.cancel()
 
-    async def _run(self, call: AnyCall, trace: CallTrace | None) -> None:
-        about = call_logger(log, call.call_id, None if trace is None else trace.context.trace_name)
-        reason = "internal_error"
+    async def _run(self, call: AnyCall, trace: CallTrace | None) -> str:
+        about = _about(call, trace)
         try:
             about.info("call started")
-            reason = await call.run()
+            return await call.run()
         except Exception:  # a bug in one call must not take the others down: it ends here, counted and logged once
             about.exception("call failed")
-        finally:
-            del self._calls[call.call_id], self._running[call.call_id]
-            self._count()
-            metrics.CALLS_ENDED.labels(metrics.bounded("reason", reason)).inc()
-            if self._on_end is not None:
-                self._on_end(call.call_id)
-            about.info("call ended", extra={"reason": reason})
-            if trace is not None:
-                call_over(trace, call.call_id, reason, time.time())
+            return "internal_error"
+
+    def _end(self, call: AnyCall, lease: int, trace: CallTrace | None, task: asyncio.Task[str]) -> None:
+        """The one place where a call's slot becomes free: reached even when its task is cancelled before it begins."""
+        reason = "internal_error" if task.cancelled() else task.result()
+        del self._calls[call.call_id], self._running[call.call_id]
+        self.give_back(lease)
+        metrics.CALLS_ENDED.labels(metrics.bounded("reason", reason)).inc()
+        if self._on_end is not None:
+            self._on_end(call.call_id)
+        _about(call, trace).info("call ended", extra={"reason": reason})
+        if trace is not None:
+            call_over(trace, call.call_id, reason, time.time())
 
     def _count(self) -> None:
         metrics.CALLS.set(len(self))
@@ -167,22 +181,26 @@ class CallRegistry:
 
 
 class Slot:
-    """A place for one call, held from admission until the call starts or set-up fails."""
+    """A place for one call, held from admission until set-up fails or the call, which holds it from then on, ends."""
 
-    def __init__(self, registry: CallRegistry) -> None:
-        self._registry: CallRegistry | None = registry
+    def __init__(self, registry: CallRegistry, lease: int) -> None:
+        self._registry = registry
+        self._lease = lease
+        self._has_started = False
 
     def start(
         self, transport: MediaTransport, kind: CallKind = "conversation", options: CallOptions = DEFAULT_OPTIONS
     ) -> AnyCall:
-        """Turn the reservation into a call."""
-        assert self._registry is not None, "the slot was used already"
-        call = self._registry.start(transport, kind, options)
-        self.release()
+        """Turn the reservation into a call. Raises NotReadyError when it took so long that the place is gone."""
+        call = self._registry.start(self._lease, transport, kind, options)
+        self._has_started = True
         return call
 
     def release(self) -> None:
         """Give the place back if no call was started. Idempotent."""
-        registry, self._registry = self._registry, None
-        if registry is not None:
-            registry.release()
+        if not self._has_started:
+            self._registry.give_back(self._lease)
+
+
+def _about(call: AnyCall, trace: CallTrace | None) -> BoundLogger:
+    return call_logger(log, call.call_id, None if trace is None else trace.context.trace_name)

@@ -239,6 +239,6 @@ def _refusal(server: str, status: int, body: str, retry_after: str | None) -> st
     if status == 401:
         return f"{server} wants a key: {said}. Pass one in the environment variable RTC_SERVER_API_KEY."
     if status == 503:
-        when = f"; try again in {retry_after} s" if retry_after else ""
+        when = f"; try again in {retry_after} s" if retry_after and "try again" not in said.lower() else ""
         return f"{server} takes no call now: {said}{when}."
     return f"{server} refused the call with HTTP {status}: {said}."

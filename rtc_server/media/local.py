@@ -84,7 +84,11 @@ class LocalNode:
         try:
             async with self._setups:
                 transport, sdp = await self._set_up(request.offer, self._options(request))
-            call = slot.start(transport, request.kind, request.options)
+            try:
+                call = slot.start(transport, request.kind, request.options)
+            except BaseException:  # nobody else knows this transport yet
+                await transport.close()
+                raise
         finally:
             slot.release()
         self._transports[call.call_id] = transport

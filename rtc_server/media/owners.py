@@ -27,6 +27,8 @@ class Caller:
     owner: Owner
     quotas: tuple[tuple[str, int], ...] = ()
     """What it counts against, and the most calls at once of each: (("key 9f86", 20), ("address 192.0.2.1", 8))."""
+    has_priority: bool = False
+    """Its calls may take the places that are kept for some (`admission.priority_keys`)."""
 
 
 def controls(owner: Owner, other: Owner) -> bool:

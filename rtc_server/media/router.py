@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from rtc_server import metrics
-from rtc_server.calls.admission import CallLimit
+from rtc_server.calls.admission import Admission, CallLimits, Lane
 from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
@@ -28,12 +28,19 @@ class MediaRouter:
     """Owns the nodes."""
 
     def __init__(
-        self, nodes: Sequence[MediaNode], max_calls: int, engine_calls: Callable[[], int | None] = lambda: None
+        self,
+        nodes: Sequence[MediaNode],
+        max_calls: int,
+        engine_calls: Callable[[], int | None] = lambda: None,
+        *,
+        reserved_calls: int = 0,
+        underruns_per_minute: float = 0.0,
     ) -> None:
-        """`max_calls` is the operator's limit; `engine_calls()` the engine's, None while it does not say."""
+        """`engine_calls()` is the engine's limit, None while it does not say; the others are the operator's: see
+        `Admission`."""
         self.nodes = tuple(nodes)
-        self._max_calls = max_calls
         self._engine_calls = engine_calls
+        self._admission = Admission(max_calls, reserved_calls, underruns_per_minute)
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
         self._is_open = False
         self.owners = CallOwners(self.carries)
@@ -49,9 +56,10 @@ class MediaRouter:
         return sum(node.load.calls for node in self.nodes)
 
     @property
-    def limit(self) -> CallLimit:
+    def limit(self) -> CallLimits:
         """How many slots there are, on all nodes together."""
-        return CallLimit(self._max_calls, self._engine_calls())
+        self._admission.engine_calls = self._engine_calls()
+        return self._admission.limits
 
     @property
     def is_ready(self) -> bool:
@@ -63,7 +71,7 @@ class MediaRouter:
         raises."""
         try:
             with self.owners.admit(caller) as started:
-                node = self._choose()
+                node = self._choose(caller)
                 answer = await node.answer(request)
                 started(answer.call_id)
         except ApiError as error:
@@ -79,7 +87,7 @@ class MediaRouter:
             return await self._node(request.call_id).open_channel(request, peer)
         try:
             with self.owners.admit(caller) as started:
-                node = self._choose()
+                node = self._choose(caller)
                 channel = await node.open_channel(request, peer)
                 started(channel.call_id)
         except ApiError as error:
@@ -131,11 +139,13 @@ class MediaRouter:
         self._is_open = False
         await asyncio.gather(*(node.close(timeout_seconds) for node in self.nodes))
 
-    def _choose(self) -> MediaNode:
+    def _choose(self, caller: Caller) -> MediaNode:
         index = least_loaded([node.load for node in self.nodes]) if self._is_open else None
         if index is None:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
-        self.limit.check(self.num_calls)
+        self._admission.engine_calls = self._engine_calls()
+        lane: Lane = "priority" if caller.has_priority else "standard"
+        self._admission.admit(self.num_calls, asyncio.get_running_loop().time(), lane)
         return self.nodes[index]
 
     def _remember(self, call_id: str, node: MediaNode) -> None:

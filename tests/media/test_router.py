@@ -153,7 +153,7 @@ async def test_the_engines_limit_counts_where_it_is_lower_and_once_it_is_known()
     await router.answer(REQUEST, CALLER)
     with pytest.raises(ServerFullError) as by_server:
         await router.answer(REQUEST, CALLER)
-    assert by_server.value.message == "All 3 lines are busy."
+    assert by_server.value.message == "All 3 lines are busy. Try again in 10 s."
 
 
 async def test_without_a_ready_node_callers_are_asked_to_wait() -> None:
