@@ -117,6 +117,10 @@ class RealtimePeer:
                 counts["lost_sent"] += entry.packetsLost
         return counts
 
+    def forget(self) -> None:
+        """Do not tell the server of the end: it has to find out by itself. For tests of callers that vanish."""
+        self._location = None
+
     async def close(self) -> None:
         """Hang up and free everything. Idempotent; also right in the middle of `connect`."""
         if self._is_closed:
