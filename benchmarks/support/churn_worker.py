@@ -106,10 +106,11 @@ class ChurnCall:
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ask(self, *, until_heard: bool) -> bool:
-        """Say something and wait for the reply: until it is over, or until enough of it was heard to talk over it. False
-        when it is lost."""
+        """Say something and wait for the reply: until it is over, or until enough of it was heard to talk over it.
+
+        False when it is lost."""
         assert self._counter is not None
-        # Never twice the same in a row: talking over a reply of the backend echo with its own words sounds like an echo.
+        # Never twice the same in a row: a reply of the backend echo under its own words sounds like an echo.
         self._last = self._choose.choice([n for n in range(len(self._questions)) if n != self._last])
         question = self._questions[self._last]
         turn = self._log.open_turn(self._loop.time())

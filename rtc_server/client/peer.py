@@ -56,10 +56,12 @@ class RealtimePeer:
         on_end: Callable[[str], None],
         tls: ssl.SSLContext | bool = True,
         api_key: str | None = None,
+        configuration: RTCConfiguration | None = None,
     ) -> None:
+        """`configuration`: STUN and TURN servers, and whether only a relay may be used; None = none of them."""
         self.base = base_url(url)
         self.call_id: str | None = None
-        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.pc = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
         self._track = track
         self._on_event = on_event
         self._on_end = on_end
