@@ -57,14 +57,16 @@ class RealtimePeer:
         tls: ssl.SSLContext | bool = True,
         api_key: str | None = None,
         resume: str | None = None,
+        configuration: RTCConfiguration | None = None,
     ) -> None:
-        """`resume`: the `resume_token` of a call that was lost, whose session goes on."""
+        """`resume`: the `resume_token` of a call that was lost, whose session goes on. `configuration`: STUN and TURN
+        servers, and whether only a relay may be used; None = none of them."""
         self.base = base_url(url)
         self.call_id: str | None = None
         self.resume_token: str | None = None
         """How to go on with the session when this call is lost; None where the server keeps none."""
         self._resume = resume
-        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.pc = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
         self._track = track
         self._on_event = on_event
         self._on_end = on_end
@@ -121,6 +123,10 @@ class RealtimePeer:
             elif entry.type == "remote-inbound-rtp":
                 counts["lost_sent"] += entry.packetsLost
         return counts
+
+    def forget(self) -> None:
+        """Do not tell the server of the end: it has to find out by itself. For tests of callers that vanish."""
+        self._location = None
 
     async def close(self) -> None:
         """Hang up and free everything. Idempotent; also right in the middle of `connect`."""
