@@ -16,7 +16,7 @@ LABELS: dict[str, frozenset[str]] = {
     "reason": frozenset(
         {
             *("hangup", "peer_closed", "connection_failed", "setup_timeout", "time_limit", "client_not_reading"),
-            *("shutdown", "media_worker_lost", "internal_error", OTHER),
+            *("shutdown", "media_worker_lost", "internal_error", "disk_full", "disk_error", "too_slow", OTHER),
         }
     ),
     "code": frozenset(
@@ -26,7 +26,7 @@ LABELS: dict[str, frozenset[str]] = {
             *("call_id_not_found", "request_timeout", "not_enabled", "upgrade_required", "invalid_request"),
             *("invalid_json", "model_not_found", "conflict", "call_not_ringing", "listener_not_possible"),
             *("media_worker_lost", "precondition_failed", "precondition_required", "unprocessable"),
-            *("unsupported_media_type", "sideband_limit_reached", "too_many_connections", OTHER),
+            *("unsupported_media_type", "sideband_limit_reached", "too_many_connections", "resume_not_found", OTHER),
         }
     ),
     "status": frozenset({"completed", "cancelled", "failed", "incomplete"}),
@@ -39,7 +39,7 @@ LABELS: dict[str, frozenset[str]] = {
     "outcome": frozenset(
         {
             *("used", "resumed", "restarted", "stale", "failed", "unwanted", "committed", "cleared", "replaced"),
-            "backchannel",
+            *("backchannel", "not_found"),
         }
     ),
     "verdict": frozenset({"resumed", "interrupted"}),

@@ -128,7 +128,7 @@ async def resumable(request: web.Request, options: CallOptions) -> AsyncIterator
             snapshot = claim.grant.snapshot
             assert snapshot is not None, "what a claim is about"
             dialect = cast(EventDialect, snapshot.dialect)
-            yield Starting(CallOptions(snapshot.session, dialect, claim.grant), claim)
+            yield Starting(CallOptions(snapshot.session, dialect, claim.grant, options.trace), claim)
 
 
 def session_of(request: web.Request, patch: Mapping[str, Any]) -> SessionConfig:

@@ -15,6 +15,7 @@ from rtc_server.client.recording import load_recording
 from rtc_server.client.session import CallPlan, hold_call
 from tests.support.live_call import SPEECH, LiveCall, live_call
 from tests.support.otlp_collector import Collector, Received, collecting
+from tests.support.running_server import free_port
 from tests.support.server_process import ServerProcess, server_process
 
 TOLERANCE_MS = 5.0
@@ -136,3 +137,24 @@ async def test_a_caller_of_a_trace_gets_its_calls_into_it() -> None:
     assert (first.trace_id, first.parent_id) == (CALLER[3:35], CALLER[36:52])
     assert second.trace_id != CALLER[3:35], "what is not valid is ignored"
     assert second.parent_id == ""
+
+
+async def test_a_collector_that_is_down_costs_spans_and_nothing_else() -> None:
+    settings: dict[str, Any] = {
+        "server.media_workers": 1,
+        "turns.vad": "webrtcvad",
+        "tracing.enabled": True,
+        "tracing.otlp_endpoint": f"http://127.0.0.1:{free_port()}/v1/traces",
+    }
+    context = server_process("echo", settings)
+    server = await asyncio.to_thread(context.__enter__)
+    try:
+        async with live_call(server.url) as call:
+            assert len(await talk(call, 1)) == 1
+        begun = asyncio.get_running_loop().time()
+        await asyncio.to_thread(server.stop)  # raises when it does not end with 0
+        assert asyncio.get_running_loop().time() - begun < 15
+        assert "Traceback" not in server.log
+        assert "lost" not in server.log
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)

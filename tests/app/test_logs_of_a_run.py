@@ -34,6 +34,7 @@ async def a_call_of_every_kind(server: ServerProcess) -> list[str]:
         call.peer.send({"type": "nonsense", "text": TYPED})
         await call.event("error")
         private += words_of(call.events)
+        private.append((await call.event("rtc_server.session.resumable"))["resume_token"])
         descriptions = call.peer.pc.localDescription.sdp, call.peer.pc.remoteDescription.sdp
         private += [found for sdp in descriptions for found in re.findall(r"a=(?:ice-pwd|fingerprint):(\S.+)", sdp)]
     async with aiohttp.ClientSession() as http:

@@ -55,3 +55,30 @@ async def test_two_headers_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) 
             root = await spans.get()
     assert root.parent is None
     assert root.context.trace_id != int(CALLER[3:35], 16)
+
+
+async def test_a_session_that_goes_on_in_a_new_call_is_traced_with_whoever_resumes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spans: asyncio.Queue[Span] = asyncio.Queue()
+    monkeypatch.setattr(tracing, "add", spans.put_nowait)
+    async with (
+        running_server(**{"tracing.enabled": True, "tracing.sample_ratio": 0.0}) as url,
+        aiohttp.ClientSession() as http,
+    ):
+        socket = await http.ws_connect(f"{url}/v1/realtime")
+        kind, token = "", ""
+        while kind != "rtc_server.session.resumable":
+            event = await socket.receive_json()
+            kind, token = event["type"], event.get("resume_token", "")
+        assert socket._response.connection is not None
+        assert socket._response.connection.transport is not None
+        socket._response.connection.transport.abort()  # the connection is lost, nobody said goodbye
+        await socket.close()
+        headers = {"traceparent": CALLER}
+        async with http.ws_connect(f"{url}/v1/realtime?resume={token}", headers=headers) as again:
+            assert (await again.receive_json())["type"] == "session.created"
+        async with asyncio.timeout(10):
+            root = await spans.get()
+    assert root.parent == parse_traceparent(CALLER)
+    assert spans.empty(), "the call before was not traced"
