@@ -16,7 +16,6 @@ import psutil
 from aiortc import RTCConfiguration, RTCIceServer, RTCIceTransportPolicy
 
 from tests.support.live_call import LiveCall
-from tests.support.running_server import free_port
 from tests.support.server_process import ServerProcess
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
@@ -78,9 +77,8 @@ def slowed(process: psutil.Process, run_seconds: float = 0.01, stop_seconds: flo
 
 
 @contextmanager
-def turn_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], RTCConfiguration]]:
+def turn_server(port: int, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], RTCConfiguration]]:
     """A coturn on loopback, and the configuration of a client that uses nothing else."""
-    port = free_port()
     command = [str(TURNSERVER), "-n", "--listening-ip", "127.0.0.1", "--listening-port", str(port)]
     command += ["--relay-ip", "127.0.0.1", "--allow-loopback-peers", "--lt-cred-mech", "--user", "caller:turn-test"]
     command += ["--realm", "test", "--no-tls", "--no-dtls", "--no-cli", "--min-port", "50000", "--max-port", "59999"]
