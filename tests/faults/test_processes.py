@@ -111,6 +111,21 @@ async def test_a_stalled_media_worker_skips_what_is_late_and_goes_on(server: Ser
     await asyncio.to_thread(server.wait_for_calls, 0)
 
 
+async def test_a_media_worker_that_hangs_is_ended_and_its_session_goes_on() -> None:
+    settings = {**SETTINGS, "server.media_worker_timeout_seconds": 2.0}
+    with server_process("echo", settings=settings) as server:
+        async with live_call(server.url) as call:
+            assert (await call.answered(SHORT))["response"]["status"] == "completed"
+            hanging = worker_of(server, call)
+            hanging.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(hanging.wait, 20)
+            await asyncio.to_thread(server.wait_for_calls, 0)
+            async with live_call(server.url, resume=call.peer.resume_token) as again:
+                resumed = await again.event("rtc_server.session.resumable")
+                assert resumed["resumed"] is True
+                assert (await again.answered(SHORT))["response"]["status"] == "completed"
+
+
 async def test_a_killed_server_leaves_nothing_and_starts_again_at_once() -> None:
     processes: list[psutil.Process] = []
     port = 0
