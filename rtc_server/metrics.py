@@ -192,6 +192,14 @@ EVENT_BACKLOG = Histogram(
     registry=REGISTRY,
 )
 
+# --- certificate: set in signaling
+
+CERTIFICATE_EXPIRES = Gauge(
+    "rtc_server_certificate_expires_timestamp_seconds",
+    "When the HTTPS certificate ends, as Unix time; 0 where there is none.",
+    registry=REGISTRY,
+)
+
 # --- engine: set where its host is
 
 ENGINE_READY = Gauge("rtc_server_engine_ready", "1 while a warm engine answers.", registry=REGISTRY)
@@ -270,6 +278,14 @@ OF_PROCESS = (
 )
 """They describe one process and get its name as the label `process` ("signaling", "media-0", "engine"); all others
 are added up over the processes."""
+
+
+# These are there from the start, at 0: the first bug must be seen as a rise, and from nothing there is none.
+for _counter, _label in ((CALLS_ENDED, "reason"), (CALLS_REFUSED, "code"), (RESPONSES, "status")):
+    for _value in LABELS[_label]:
+        _counter.labels(_value)
+for _value in ("disk_full", "disk_error", "too_slow", "internal_error"):
+    RECORDING_FAILURES.labels(_value)
 
 
 def exposition() -> bytes:

@@ -2,9 +2,11 @@
 
     .venv/bin/python scripts/screenshots.py /tmp/pictures
     .venv/bin/python scripts/screenshots.py --real docs/images
+    .venv/bin/python scripts/screenshots.py --status docs/images
 
 The call in them is scripted (tests/browser/scripted_call.js), so that each state stands still for its picture; its
-words and times are made up. With --real they show a real call with the embedded models: those in the documents.
+words and times are made up. With --real they show a real call with the embedded models, with --status the status page
+while two such calls go on: those in the documents.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ QUESTION_SECONDS = 2.4
 LEAD_SECONDS = 0.3
 REAL_QUESTIONS = [SPEECH / "f1_rms.wav", SPEECH / "f0_slt.wav", SPEECH / "f2_rms.wav"]
 REAL_PAUSE_SECONDS = 6.0  # the replies are shorter
+STATUS_TURNS = 24  # of two callers: three minutes
 
 DESCRIPTION = "Small embedded demo models: they chat, and they often get facts wrong."
 
@@ -296,6 +299,41 @@ def take_real(browser: Browser, url: str, size: str, scheme: str, out: Path) -> 
     context.close()
 
 
+def take_status(browser: Browser, url: str, out: Path) -> None:
+    """The status page while two callers talk: `out`/status-desktop.png and -phone.png."""
+    callers = [browser.new_page() for _ in range(2)]
+    for page in callers:
+        allow_microphone(page, url)
+        page.goto(url)
+        live(page)
+    for size, scheme in (("desktop", "light"), ("phone", "dark")):
+        width, height = SIZES[size]
+        page = browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme="dark" if scheme == "dark" else "light"
+        )
+        page.goto(f"{url}/status")
+        page.wait_for_function(
+            "turns => document.querySelectorAll('#turns-table tbody tr').length >= turns",
+            arg=STATUS_TURNS,
+            timeout=300_000,
+        )
+        page.wait_for_selector(".state[data-colour=reply]", timeout=60_000)
+        page.screenshot(path=out / f"status-{size}.png", full_page=True)
+        page.close()
+    for page in callers:
+        press_call(page)
+        page.wait_for_selector("body[data-phase=idle]")
+        page.close()
+
+
+def take_all_status(out: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, server_process("cascade", {"server.media_workers": 2}) as server:
+        microphone = Path(folder) / "microphone.wav"
+        write_microphone(microphone, REAL_QUESTIONS, lead_seconds=1.0, pause_seconds=REAL_PAUSE_SECONDS)
+        with chromium(microphone, repeats=True) as browser:
+            take_status(browser, server.url, out)
+
+
 def take_all_real(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, server_process("cascade") as server:
         microphone = Path(folder) / "microphone.wav"
@@ -324,10 +362,13 @@ def main() -> None:
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--only", action="append", help="a state's name; may be repeated")
     parser.add_argument("--real", action="store_true", help="a real call with the embedded models")
+    parser.add_argument("--status", action="store_true", help="the status page while two real calls go on")
     arguments = parser.parse_args()
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
     if arguments.real:
         take_all_real(arguments.out_dir)
+    elif arguments.status:
+        take_all_status(arguments.out_dir)
     else:
         take_all_scripted(arguments.out_dir, arguments.only)
 

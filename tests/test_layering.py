@@ -74,6 +74,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *(
             "rtc_server.realtime",
             "rtc_server.calls.sessions",
+            "rtc_server.calls.status",
+            "rtc_server.calls.turn_records",
             "rtc_server.limits",
             "rtc_server.keys",
             "rtc_server.exposure",

@@ -30,13 +30,16 @@ from .cors import add_cors_headers, add_options_headers, is_preflight, methods_o
 from .middleware import Handler
 from .principal import PRINCIPAL, Principal
 
-UNLIMITED = frozenset({"/", "/static", "/healthz", "/readyz"})
-"""The page and the probes, by the pattern of their route: open to everybody, however often they are asked for."""
+UNLIMITED = frozenset({"/", "/status", "/static", "/healthz", "/readyz"})
+"""The pages and the probes, by the pattern of their route: open to everybody, however often they are asked for."""
 
 PUBLIC = UNLIMITED | {"/v1/info", "/openapi.json"}
 """Open to everybody."""
 
 METRICS = "/metrics"
+
+OPERATORS = frozenset({METRICS, "/v1/status"})
+"""Open to this machine and to holders of an API key; the metrics to everybody, with `auth.public_metrics`."""
 
 
 class Guard:
@@ -80,14 +83,14 @@ class Guard:
         if request.method == hdrs.METH_OPTIONS and credential is None:
             self._limit_address(visitor, now)
             return None  # the handler tells less to somebody whom it does not know
-        if pattern == METRICS and credential is None:
+        if pattern in OPERATORS and credential is None:
             local = self.authenticator.local(visitor)
             if local is not None:
                 return local
         principal = self._identify(credential, visitor, now)
         self._limit(principal, visitor, now)
-        if pattern == METRICS and not principal.may_read_metrics:
-            raise ForbiddenError("Metrics are for holders of an API key; see auth.public_metrics.")
+        if pattern in OPERATORS and not principal.may_read_metrics:
+            raise ForbiddenError(f"{pattern} is for this machine and for holders of an API key.")
         self._check_calls(request, principal)
         return principal
 

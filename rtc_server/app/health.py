@@ -11,13 +11,24 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from rtc_server import metrics, process_metrics
 from rtc_server.media.merge import Merged, merge
 
-from .context import CONTEXT
+from .context import CONTEXT, AppContext
 from .guard import GUARD
 
 routes = web.RouteTableDef()
 
 OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi", dict)
 """The document, built once from the routes that the application has."""
+
+
+def not_ready_reason(context: AppContext) -> str | None:
+    """Why the next call would be refused, as a word; None when it would be taken."""
+    if not context.engine.is_ready:
+        return "engine_not_ready"
+    if not context.router.is_ready:
+        return "media_not_ready"
+    if context.router.num_calls >= context.router.limit.max_calls:
+        return "server_full"
+    return None
 
 
 @routes.get("/healthz")
@@ -30,21 +41,14 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 when the models are warm and a line is free, else 503 with the reason."""
     context = request.app[CONTEXT]
-    num_calls, max_calls = context.router.num_calls, context.router.limit.max_calls
-    reason = None
-    if not context.engine.is_ready:
-        reason = "engine_not_ready"
-    elif not context.router.is_ready:
-        reason = "media_not_ready"
-    elif num_calls >= max_calls:
-        reason = "server_full"
+    reason = not_ready_reason(context)
     body = {
         "status": "ready" if reason is None else "not_ready",
         "reason": reason,
         "engine_ready": context.engine.is_ready,
         "engine_restarts": context.engine.restarts,
-        "calls": num_calls,
-        "max_calls": max_calls,
+        "calls": context.router.num_calls,
+        "max_calls": context.router.limit.max_calls,
     }
     return web.json_response(body, status=200 if reason is None else 503)
 

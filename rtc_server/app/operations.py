@@ -8,6 +8,7 @@ from functools import partial
 from rtc_server.realtime.compatibility import Support
 
 from .openapi import ANY_JSON, ERROR, FRAGMENT, HTML, PROBLEM, SDP, SESSION, TEXT, Content, Operation, Reply
+from .status_schema import STATUS
 
 SDP_ANSWER = Reply("The answer; `Location` is the call's address.", SDP, ("Location", "Resume-Token"))
 OFFER_ERRORS = (400, 404, 415, 503)
@@ -262,6 +263,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/v1/info"): _server(
         summary="what this server is", replies={200: Reply("Backend, voices, calls.", ANY_JSON)}, is_public=True
+    ),
+    ("GET", "/status"): _server(
+        summary="the page that shows `/v1/status`",
+        replies={200: Reply("The page.", HTML), 304: Reply("It has not changed.")},
+        is_public=True,
+    ),
+    ("GET", "/v1/status"): _server(
+        summary="calls, latest turns, latency by stage, capacity, engine and workers; for this machine and keys",
+        replies={200: Reply("Ids and numbers, no content.", STATUS)},
+        query={"turns": "how many of the latest turns are listed, 0 to 200; 50 without"},
+        errors=(400,),
     ),
     ("GET", "/metrics"): _server(summary="Prometheus metrics", replies={200: Reply("Text.", TEXT)}, is_public=False),
     ("GET", "/openapi.json"): _server(

@@ -8,13 +8,14 @@ import signal
 import ssl
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from rtc_server import certs, logs, process_metrics, tracing
+from rtc_server import certs, logs, metrics, process_metrics, tracing
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -33,7 +34,7 @@ from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
 
-from . import calls, client_secrets, health, pipecat, realtime_ws, whip
+from . import calls, client_secrets, health, pipecat, realtime_ws, status, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import Guard, guarded, install
@@ -164,6 +165,8 @@ def create_app(context: AppContext) -> web.Application:
     app.add_routes(pipecat.routes)
     app.add_routes(whip.routes)
     app.add_routes(health.routes)
+    app[status.STARTED_AT] = time.monotonic()
+    app.add_routes(status.routes)
     app.router.add_get("/", _index)
     app[health.OPENAPI] = document(app.router.routes(), OPERATIONS)
     app.router.add_static("/static/", web_dir(), append_version=False)
@@ -220,7 +223,9 @@ async def _listen(runner: web.AppRunner, settings: Settings, servers: list[async
     await runner.setup()
     ports: list[tuple[str, int, ssl.SSLContext | None]] = [("--http-port", server.http_port, None)]
     if server.tls:
-        tls = certs.ssl_context(certs.ensure_certificates(Path(server.certs_dir)))
+        certificate = certs.ensure_certificates(Path(server.certs_dir))
+        metrics.CERTIFICATE_EXPIRES.set(certs.describe(certificate).not_after.timestamp())
+        tls = certs.ssl_context(certificate)
         ports.append(("--https-port", server.https_port, tls))
     if server.realtime_port:
         ports.append(("--realtime-port (0 = none)", server.realtime_port, None))

@@ -51,6 +51,7 @@ from .intents import (
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
 from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
 from .snapshot_timer import SaveSnapshot, SnapshotTimer
+from .status import CallState, CallStatus
 from .turn_records import TurnRecord
 from .wire_audio import WireAudio
 
@@ -94,7 +95,8 @@ class Call:
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
-        wall_offset = self.created_at - asyncio.get_running_loop().time()
+        self.started_at = asyncio.get_running_loop().time()
+        wall_offset = self.created_at - self.started_at
         trace = options.trace
         self._log = call_logger(log, call_id, None if trace is None else trace.context.trace_name)
         self._spans = None if trace is None else CallSpans(trace, call_id, wall_offset)
@@ -173,6 +175,8 @@ class Call:
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
         self._frames = 0
+        self._num_turns = 0
+        self._latency_ms: float | None = None
 
     async def run(self) -> str:
         """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
@@ -243,6 +247,18 @@ class Call:
             self._receive(data, now, sideband)
         except Exception as error:  # called by whoever carries the messages of every other call too
             self._transport.abort(error)
+
+    def status(self, now: float) -> CallStatus:
+        """What an operator sees of it."""
+        state: CallState = "listening"
+        if not self.connected.is_set():
+            state = "connecting"
+        elif self.core.replies.is_speaking:
+            state = "speaking"
+        elif self.core.is_agent_active:
+            state = "thinking"
+        age, line = now - self.started_at, self._transport.line
+        return CallStatus(self.call_id, age, state, line, self._num_turns, self._latency_ms, self._underruns)
 
     # --- MediaSink
 
@@ -484,6 +500,9 @@ class Call:
         _observe_turn(record)
         about = {"response_id": record.response_id, "turn_id": record.turn_id, "latency_ms": record.latency_ms}
         self._log.debug("turn answered", extra=about)
+        self._num_turns += 1
+        if record.latency_ms is not None:
+            self._latency_ms = record.latency_ms
         if self._spans is not None:
             self._spans.answered(record)
         if self._on_turn is not None:

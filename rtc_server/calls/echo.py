@@ -22,6 +22,7 @@ from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.vad import VadFactory
 
 from .call import new_id
+from .status import CallState, CallStatus
 
 ECHO_RESPONSE_ID = "echo"
 
@@ -33,6 +34,7 @@ class EchoCall:
         self.call_id = call_id
         self.connected = asyncio.Event()
         """Set once media flows."""
+        self.started_at = asyncio.get_running_loop().time()
         self.voiced_frames = 0
         """Frames of the detector's length in which it heard voice."""
         self._max_seconds = settings.server.max_call_seconds
@@ -61,6 +63,11 @@ class EchoCall:
     async def hang_up(self, reason: str = "hangup") -> None:
         """End the call from our side; `run` returns `reason`."""
         await self._transport.close(reason)
+
+    def status(self, now: float) -> CallStatus:
+        """What an operator sees of it."""
+        state: CallState = "echo" if self.connected.is_set() else "connecting"
+        return CallStatus(self.call_id, now - self.started_at, state, self._transport.line)
 
     # --- MediaSink
 

@@ -29,6 +29,7 @@ from .echo import EchoCall
 from .leases import Leases
 from .sessions import DEFAULT_OPTIONS, CallOptions
 from .snapshot_timer import SaveSnapshot
+from .status import CallStatus
 from .turn_records import TurnRecord
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,10 @@ class CallRegistry:
             return self._calls[call_id]
         except KeyError:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
+
+    def status(self, now: float) -> list[CallStatus]:
+        """Every call that goes on, the oldest first."""
+        return [call.status(now) for call in self._calls.values()]
 
     def reserve(self) -> Slot:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""

@@ -111,6 +111,11 @@ class Replies:
         return any(response.is_floor_holder for response in self._alive.values())
 
     @property
+    def is_speaking(self) -> bool:
+        """A reply is being played."""
+        return any(response.is_floor_holder and response.output_started for response in self._alive.values())
+
+    @property
     def is_generating(self) -> bool:
         """The conversation's reply is being made: another one has to wait."""
         return any(r.is_generating and not r.is_held and r.plan.in_conversation for r in self._alive.values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.calls.snapshot_timer import SaveSnapshot
+from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.codecs.opus import OpusOptions
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError
@@ -25,9 +27,10 @@ from rtc_server.turns.vad import VadFactory
 
 from .channels import Line, WindowedChannel
 from .listeners import Listeners
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, OfferRequest
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, NodeStatus, OfferRequest
 
 ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
+KEPT_TURNS = 200  # of all calls together: minutes of a busy process, hours of a quiet one
 MAX_SETUPS = 2  # calls set up at once: each costs 20 ms of CPU, in pieces that must fit between the ticks of the others
 
 
@@ -51,6 +54,7 @@ class LocalNode:
         webrtc = settings.webrtc
         self._settings = settings
         self._engine = engine
+        self._turns: deque[TurnRecord] = deque(maxlen=KEPT_TURNS)
         self._recordings = RecordingStore(settings.recording) if settings.recording.enabled else None
         self.registry = CallRegistry(
             settings,
@@ -59,6 +63,7 @@ class LocalNode:
             tasks,
             on_end=self._on_end,
             make_judge=make_judge,
+            on_turn=self._turns.append,
             save_snapshot=save_snapshot,
             recordings=self._recordings,
         )
@@ -148,6 +153,11 @@ class LocalNode:
     async def metrics(self) -> bytes:
         """See `MediaNode`: this process's own registry has them."""
         return b""
+
+    async def status(self) -> NodeStatus:
+        """See `MediaNode`."""
+        now = asyncio.get_running_loop().time()
+        return NodeStatus(tuple(self.registry.status(now)), tuple(self._turns))
 
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""

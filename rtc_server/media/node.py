@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
+from rtc_server.calls.status import CallStatus
+from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -97,6 +99,16 @@ class NodeLoad:
     """It takes calls: its engine is warm, and it is not closing."""
 
 
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What an operator sees of a node at one moment."""
+
+    calls: tuple[CallStatus, ...]
+    """Those that go on, the oldest first."""
+    turns: tuple[TurnRecord, ...]
+    """Its latest replies, of running and ended calls, newest last; bounded."""
+
+
 class MediaNode(Protocol):
     """Errors of the caller and of capacity are `ApiError`s, whatever process they come from."""
 
@@ -137,6 +149,9 @@ class MediaNode(Protocol):
 
     async def metrics(self) -> bytes:
         """Its metrics in Prometheus text format; empty when they are this process's own."""
+
+    async def status(self) -> NodeStatus:
+        """Its calls and their latest turns. Raises NotReadyError when it does not answer."""
 
     async def close(self, timeout_seconds: float) -> None:
         """End every call, then the node. Idempotent."""

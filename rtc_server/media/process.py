@@ -23,7 +23,7 @@ from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
 from .channels import WindowedChannel
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, OfferRequest
+from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, NodeStatus, OfferRequest
 from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, SnapshotChanged, WorkerLoad
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,11 @@ class ProcessNode:
     async def metrics(self) -> bytes:
         """See `MediaNode`."""
         return bytes(await self._ask("metrics"))
+
+    async def status(self) -> NodeStatus:
+        """See `MediaNode`."""
+        status: NodeStatus = await self._ask("status")
+        return status
 
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""

@@ -12,9 +12,20 @@ from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, MediaNode, NodeLoad, OfferRequest
+from .node import (
+    Answer,
+    Channel,
+    ChannelPeer,
+    ChannelRequest,
+    ListenRequest,
+    MediaNode,
+    NodeLoad,
+    NodeStatus,
+    OfferRequest,
+)
 from .owners import Caller, CallOwners
 
+STATUS_SECONDS = 2.0  # a worker that needs longer to list its calls is shown as one that does not answer
 MAX_KNOWN_CALLS = 20_000  # where calls are, ended ones included until they are this many
 
 
@@ -134,6 +145,10 @@ class MediaRouter:
         results = await asyncio.gather(*(node.metrics() for node in self.nodes), return_exceptions=True)
         return [result for result in results if isinstance(result, bytes) and result]
 
+    async def status(self) -> list[NodeStatus | None]:
+        """Each node's, in their order; None for one that does not answer in time."""
+        return list(await asyncio.gather(*(_status(node) for node in self.nodes)))
+
     async def close(self, timeout_seconds: float) -> None:
         """End every call and every node."""
         self._is_open = False
@@ -158,3 +173,11 @@ class MediaRouter:
             return self._where[call_id]
         except KeyError:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
+
+
+async def _status(node: MediaNode) -> NodeStatus | None:
+    try:
+        async with asyncio.timeout(STATUS_SECONDS):
+            return await node.status()
+    except (ApiError, TimeoutError):
+        return None

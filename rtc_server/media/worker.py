@@ -45,7 +45,10 @@ SWITCH_INTERVAL_SECONDS = 0.0005  # another thread (ONNX, DNS) gives the GIL bac
 READ_STEP = WINDOW // 8  # what a call has read is told in lumps: 3 times a second instead of 50
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
 METHODS = frozenset(
-    ("answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over", "metrics", "close")
+    {
+        *("answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over"),
+        *("metrics", "status", "close"),
+    }
 )
 
 

@@ -6,7 +6,8 @@ everything else. Both live on one event loop, so the calls between them are plai
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 from model.interface import Pcm16
 from rtc_server.audio.playout import PlayoutFrame
@@ -34,6 +35,22 @@ class MediaSink(Protocol):
 
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         """The next 20 ms of output at the transport's playout rate; `lateness_seconds` behind its due time."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineStatus:
+    """How a peer is connected, and how well, at one moment. None: not known, or no such thing on this transport."""
+
+    transport: Literal["webrtc", "websocket", "loopback"]
+    jitter_ms: float | None = None
+    """Interarrival jitter of the caller's packets (RFC 3550 section 6.4.1)."""
+    jitter_buffer_ms: float | None = None
+    """How long a missing packet is waited for at present."""
+    loss: float | None = None
+    """Share of the caller's packets that never came, since the start of the call."""
+    remote_loss: float | None = None
+    """Share of our packets that the peer lost, by its latest report."""
+    round_trip_ms: float | None = None
 
 
 class MediaTap(Protocol):
@@ -65,6 +82,10 @@ class MediaTransport(Protocol):
     def carries_audio_in_events(self) -> bool:
         """Audio travels beside the events, in the session's formats, and the peer owns the playback: binary messages
         are input, `send_audio` is output. The frames that it pulls are only a model of the peer's playback."""
+
+    @property
+    def line(self) -> LineStatus:
+        """How well the peer is connected now."""
 
     async def run(self, sink: MediaSink) -> str:
         """Carry media and events until the peer is gone or `close` is called. Returns the reason: that of `close`, or

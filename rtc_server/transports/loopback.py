@@ -9,7 +9,7 @@ from rtc_server.audio.pcm import FRAME_MS, PLAYOUT_SAMPLE_RATE
 from rtc_server.audio.playout import PlayoutFrame
 from rtc_server.realtime.words import Event
 
-from .base import MediaSink, MediaTap, TappedCodings
+from .base import LineStatus, MediaSink, MediaTap, TappedCodings
 
 MAX_KEPT = 100_000  # events and frames kept for inspection; a test that needs more is a soak test
 
@@ -21,6 +21,7 @@ class LoopbackTransport:
 
     playout_sample_rate = PLAYOUT_SAMPLE_RATE
     carries_audio_in_events = False
+    line = LineStatus("loopback")
 
     def __init__(self) -> None:
         self.events: list[Event] = []

@@ -46,7 +46,7 @@ from .aiortc_media import (
     use_process_certificate,
 )
 from .aiortc_sctp import guard_data_channel
-from .base import MediaSink, MediaTap, TappedCodings
+from .base import LineStatus, MediaSink, MediaTap, TappedCodings
 from .fragments import IceFragment, IceUpdate, restart_fragment
 from .pacer import Pacer
 from .rtp_stream import RtpStream
@@ -134,6 +134,22 @@ class WebRtcTransport:
         if self._stream is None:
             raise RuntimeError("the offer has not been answered yet")
         return self._stream
+
+    @property
+    def line(self) -> LineStatus:
+        """See `MediaTransport`. Raises RuntimeError before `answer`."""
+        stream = self.stream
+        receiver, round_trip = stream.receiver, stream.round_trip_seconds
+        reception, statistics = receiver.reception, receiver.statistics
+        is_heard, due = reception is not None, statistics.received + statistics.lost
+        return LineStatus(
+            "webrtc",
+            jitter_ms=None if reception is None else reception.jitter_ms,
+            jitter_buffer_ms=receiver.wait_seconds * 1e3 if is_heard else None,
+            loss=statistics.lost / due if due else None,
+            remote_loss=stream.remote_fraction_lost if stream.is_heard else None,
+            round_trip_ms=None if round_trip is None else round_trip * 1e3,
+        )
 
     @property
     def ice_tag(self) -> str:

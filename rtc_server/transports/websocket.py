@@ -23,7 +23,7 @@ from rtc_server import metrics
 from rtc_server.audio.pcm import PLAYOUT_SAMPLE_RATE
 from rtc_server.realtime.words import Event
 
-from .base import MediaSink, MediaTap, TappedCodings
+from .base import LineStatus, MediaSink, MediaTap, TappedCodings
 from .pacer import Pacer
 
 MAX_UNREAD = 1 << 20  # 16 s of base64 audio at 24 kHz; a peer this far behind plays nothing that was meant for now
@@ -136,6 +136,7 @@ class WebSocketTransport:
 
     playout_sample_rate = PLAYOUT_SAMPLE_RATE
     carries_audio_in_events = True
+    line = LineStatus("websocket")
 
     def __init__(self, peer: SocketPeer, pacer: Pacer, *, is_binary: bool = False) -> None:
         """`is_binary`: sound goes out as binary messages instead of base64 in events."""

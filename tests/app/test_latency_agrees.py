@@ -46,6 +46,13 @@ async def metrics_of(server: ServerProcess) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
+async def status_of(server: ServerProcess) -> dict[str, Any]:
+    """What the status page shows; tests/browser/test_status_page.py holds the page against it."""
+    async with aiohttp.ClientSession() as http, http.get(f"{server.url}/v1/status") as reply:
+        document: dict[str, Any] = await reply.json()
+    return document
+
+
 async def talk(call: LiveCall, turns: int) -> list[dict[str, Any]]:
     """Say something `turns` times, each after the reply to the one before. Returns what the client was told of each."""
     for number in range(1, turns + 1):
@@ -54,14 +61,14 @@ async def talk(call: LiveCall, turns: int) -> list[dict[str, Any]]:
     return [event for event in call.events if event["type"] == "rtc_server.turn.metrics"]
 
 
-async def test_the_client_the_metrics_and_the_trace_tell_the_same_latency() -> None:
+async def test_the_client_the_metrics_the_trace_and_the_status_page_tell_the_same_latency() -> None:
     async with traced_server() as (server, collector):
         async with live_call(server.url) as call:
             call_id = call.peer.call_id
             told = await talk(call, 2)
             report = await hold_call(CallPlan(server.url, [load_recording(SPEECH / "f0_rms.wav")]))
             values = await metrics_of(server)
-            # The status page's figures (`GET /v1/status`) belong here: compare them with `told` as the others are.
+            status = await status_of(server)
         await collector.until(lambda: len(collector.named("call")) == 2 and len(collector.named("engine")) >= 3)
 
     # What `rtc-server call` and `benchmarks/turn_latency.py` report comes from the same event.
@@ -81,8 +88,20 @@ async def test_the_client_the_metrics_and_the_trace_tell_the_same_latency() -> N
             key = f'rtc_server_turn_stage_seconds_sum{{stage="{stage}"}}'
             assert values[key] * 1e3 == pytest.approx(total, abs=TOLERANCE_MS), stage
 
-    (turn,) = [span for span in collector.named("turn") if span.attributes["rtc_server.call_id"] != call_id]
-    assert turn.ms == pytest.approx(measured.server_latency_ms, abs=TOLERANCE_MS)
+    shown = status["turns"][::-1]  # the newest stands first
+    assert [turn["response_latency_ms"] for turn in shown] == pytest.approx(latencies, abs=TOLERANCE_MS)
+    assert [turn["call_id"] == call_id for turn in shown] == [True, True, False]
+    for turn, spans in zip(shown, stages, strict=True):
+        assert turn["stages"].keys() == spans.keys()
+        for stage, span in spans.items():
+            assert turn["stages"][stage] == pytest.approx(span, abs=TOLERANCE_MS), stage
+    response = status["latency"]["response"]
+    assert response["count"] == len(latencies)
+    assert response["p50_ms"] == pytest.approx(sorted(latencies)[1], abs=TOLERANCE_MS)
+    assert response["p95_ms"] == pytest.approx(max(latencies), abs=TOLERANCE_MS)
+
+    (traced,) = [span for span in collector.named("turn") if span.attributes["rtc_server.call_id"] != call_id]
+    assert traced.ms == pytest.approx(measured.server_latency_ms, abs=TOLERANCE_MS)
     (root,) = [span for span in collector.named("call") if span.attributes["rtc_server.call_id"] == call_id]
     assert root.attributes == {"rtc_server.call_id": call_id, "rtc_server.reason": "hangup"}
     assert len({span.trace_id for span in collector.spans}) == 2, "one trace per call"

@@ -19,7 +19,7 @@ from rtc_server.errors import (
 )
 from rtc_server.media.channels import WindowedChannel
 from rtc_server.media.merge import merge
-from rtc_server.media.node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, OfferRequest
+from rtc_server.media.node import Answer, Channel, ChannelPeer, ChannelRequest, NodeLoad, NodeStatus, OfferRequest
 from rtc_server.media.owners import Caller, controls
 from rtc_server.media.router import MediaRouter, least_loaded
 from rtc_server.media.wire import Failure
@@ -74,6 +74,11 @@ class CountingNode:
         channel = WindowedChannel(peer)
         channel.connect(request.call_id or f"{self.name}-{self.calls}", NoLine())
         return channel
+
+    async def status(self) -> NodeStatus:
+        if not self.is_ready:
+            raise NotReadyError("It is being restarted.", retry_after=1)
+        return NodeStatus((), ())
 
     async def restart_ice(self, call_id: str, offer: Offer) -> str:
         return self.name
@@ -268,3 +273,15 @@ async def test_calls_that_are_being_set_up_count_too() -> None:
     with pytest.raises(InvalidSdpError):
         await first
     assert router.owners.count("k1") == 0
+
+
+async def test_a_node_that_does_not_answer_is_told_from_one_that_has_no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtc_server.media.router.STATUS_SECONDS", 0.01)
+
+    class StuckNode(CountingNode):
+        async def status(self) -> NodeStatus:
+            await asyncio.Event().wait()
+            raise AssertionError("cancelled before")
+
+    nodes = [CountingNode("a"), CountingNode("lost", is_ready=False), StuckNode("stuck")]
+    assert await MediaRouter(nodes, 10).status() == [NodeStatus((), ()), None, None]

@@ -1,6 +1,8 @@
 // @ts-check
 /** What the page asks the server outside a call: what it is, and whether it can take a call. */
 
+import { authorization } from "./credentials.js";
+
 const TIMEOUT_MS = 5_000;
 
 /**
@@ -38,10 +40,24 @@ export async function fetchReadiness() {
   return body?.reason === "server_full" ? "full" : "loading";
 }
 
-/** @param {string} path @returns {Promise<Response | null>} */
-async function get(path) {
+/**
+ * What came of asking for the status: the document, a refusal in the server's words, or nobody answered.
+ * @typedef {{kind: "status", status: any} | {kind: "refused", code: number, message: string} | {kind: "down"}} StatusReply
+ */
+
+/** `GET /v1/status`, with the key where there is one. @returns {Promise<StatusReply>} */
+export async function fetchStatus() {
+  const reply = await get("v1/status", authorization());
+  const body = await reply?.json().catch(() => null);
+  if (!reply || !body) return { kind: "down" };
+  if (reply.ok) return { kind: "status", status: body };
+  return { kind: "refused", code: reply.status, message: body.error?.message ?? reply.statusText };
+}
+
+/** @param {string} path @param {Record<string, string>} [headers] @returns {Promise<Response | null>} */
+async function get(path, headers = {}) {
   try {
-    return await fetch(address(path), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    return await fetch(address(path), { headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
   } catch {
     return null; // fetch rejects for one reason that matters here: nobody answered
   }
