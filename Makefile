@@ -34,6 +34,7 @@ check: setup-test ## Formatting, lint, types, and that generated files and the l
 	$(BIN)/python -m scripts.lock --check
 	$(BIN)/python -m scripts.configuration --check
 	$(BIN)/python -m scripts.compatibility --check
+	$(BIN)/python -m scripts.dashboards --check
 
 bench: setup-test ## Measure response latency through real calls (results in out/)
 	@$(BIN)/rtc-server models fetch

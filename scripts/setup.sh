@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh             what the server needs
 #   scripts/setup.sh --opens2s   also torch and what else OpenS2S needs (the CPU build where there is no GPU)
-#   scripts/setup.sh --test      also the dev tools and Chromium
+#   scripts/setup.sh --test      also the dev tools, Chromium and promtool
 #
 # Running it again does nothing, at once and without network, until pyproject.toml, constraints.txt, this file
 # or the Python version changes.
@@ -124,12 +124,39 @@ pip_install() {
         --constraint constraints.txt "$@"
 }
 
+# --- Prometheus for the tests of monitoring/: taken out of Debian's package, because installing that starts one here
+
+prometheus_tools() {
+    [[ $mode == test ]] || return 0
+    command -v promtool >/dev/null && command -v prometheus >/dev/null && return 0
+    [[ -x $VENV/prometheus/promtool && -x $VENV/prometheus/prometheus ]] && return 0
+    local folder
+    folder=$(mktemp -d)
+    say "getting promtool and prometheus"
+    if download_debian prometheus "$folder" && dpkg-deb --extract "$folder"/prometheus_*.deb "$folder/package"; then
+        mkdir -p "$VENV/prometheus"
+        mv "$folder"/package/usr/bin/{promtool,prometheus} "$VENV/prometheus/"
+    else
+        say "promtool could not be had; tests that need it are skipped. To run them, install Prometheus."
+    fi
+    rm -rf "$folder"
+}
+
+download_debian() { # NAME FOLDER
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+    (cd "$2" && apt-get download -qq "$1" >/dev/null 2>&1) && return 0
+    [[ $(id -u) -eq 0 ]] || return 1
+    apt-get update -qq >/dev/null 2>&1 # the lists may be missing or old
+    (cd "$2" && apt-get download -qq "$1" >/dev/null 2>&1)
+}
+
 fingerprint() {
     { cat pyproject.toml constraints.txt scripts/setup.sh; "$VENV/bin/python" --version; pwd; } | cksum
 }
 
 debian_packages
 make_venv
+prometheus_tools
 stamp="$VENV/.setup-$mode"
 if [[ -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
     exit 0
