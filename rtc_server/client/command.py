@@ -46,7 +46,7 @@ def run_call(
             interrupt_after_ms=interrupt_after_ms,
             timeout_s=timeout_s,
             keep_audio=out is not None,
-            tls=_tls(insecure, ca),
+            tls=tls_of(insecure, ca),
             api_key=api_key,
         )
         if not plan.recordings:
@@ -90,7 +90,8 @@ async def _call(plan: CallPlan, *, show: bool) -> CallReport:
         return report
 
 
-def _tls(insecure: bool, ca: Path | None) -> ssl.SSLContext | bool:
+def tls_of(insecure: bool, ca: Path | None) -> ssl.SSLContext | bool:
+    """How aiohttp is to check the server's certificate. Raises CallError when `ca` is not a PEM file."""
     if insecure:
         return False
     if ca is None:

@@ -10,8 +10,8 @@ import ipaddress
 import json
 import os
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -160,23 +160,13 @@ class RealtimePeer:
         url = self.base / CALLS_PATH
         if self._resume is not None:
             url = url.with_query(resume=self._resume)
-        try:
+        with failures_of(self.base):
             async with self._http.post(url, data=offer.encode(), headers={"Content-Type": "application/sdp"}) as reply:
                 body = await reply.text(errors="replace")
                 if reply.status != 201:
-                    raise CallError(_refusal(str(self.base), reply.status, body, reply.headers.get("Retry-After")))
+                    raise CallError(refusal(str(self.base), reply.status, body, reply.headers.get("Retry-After")))
                 location = reply.headers.get("Location")
                 self.resume_token = reply.headers.get("Resume-Token")
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise CallError(
-                f"The certificate of {self.base} is not trusted here: pass its authority's file, or --insecure."
-            ) from error
-        except aiohttp.ClientConnectorError as error:
-            number = error.os_error.errno
-            reason = os.strerror(number) if number and number > 0 else str(error.os_error)
-            raise CallError(f"{self.base} cannot be reached ({reason}); is the server running there?") from error
-        except aiohttp.ClientError as error:
-            raise CallError(f"{self.base} cannot be talked to: {error or type(error).__name__}.") from error
         if location is None:
             raise CallError(f"{self.base} answered without a Location header; is it an rtc-server?")
         self._location = url.join(URL(location))
@@ -235,8 +225,25 @@ def base_url(text: str) -> URL:
     return url.with_query(None).with_fragment(None)
 
 
-def _refusal(server: str, status: int, body: str, retry_after: str | None) -> str:
-    """One sentence for a refused offer, with the server's own words where it gave any."""
+@contextmanager
+def failures_of(base: URL) -> Iterator[None]:
+    """Around a request to the server: what prevents it raises CallError."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise CallError(
+            f"The certificate of {base} is not trusted here: pass its authority's file, or --insecure."
+        ) from error
+    except aiohttp.ClientConnectorError as error:
+        number = error.os_error.errno
+        reason = os.strerror(number) if number and number > 0 else str(error.os_error)
+        raise CallError(f"{base} cannot be reached ({reason}); is the server running there?") from error
+    except aiohttp.ClientError as error:
+        raise CallError(f"{base} cannot be talked to: {error or type(error).__name__}.") from error
+
+
+def refusal(server: str, status: int, body: str, retry_after: str | None = None, what: str = "the call") -> str:
+    """One sentence for a refused request, with the server's own words where it gave any."""
     try:
         said = str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -247,4 +254,4 @@ def _refusal(server: str, status: int, body: str, retry_after: str | None) -> st
     if status == 503:
         when = f"; try again in {retry_after} s" if retry_after and "try again" not in said.lower() else ""
         return f"{server} takes no call now: {said}{when}."
-    return f"{server} refused the call with HTTP {status}: {said}."
+    return f"{server} refused {what} with HTTP {status}: {said}."
