@@ -36,6 +36,7 @@
             └── UnavailableError          503
                 ├── ServerFullError           server_full
                 ├── NotReadyError             not_ready
+                ├── DrainingError             draining
                 └── NetworkError              no_media_port
 
 A wrong argument inside the program is a ValueError; anything else that goes wrong is a bug: it ends its call,
@@ -319,6 +320,12 @@ class NotReadyError(UnavailableError):
     """The models are not warm yet, or the server is shutting down."""
 
     code = "not_ready"
+
+
+class DrainingError(UnavailableError):
+    """The server ends soon: it finishes the calls that it has and takes no others."""
+
+    code = "draining"
 
 
 class NetworkError(UnavailableError):

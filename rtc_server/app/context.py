@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -10,12 +10,15 @@ from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
 from rtc_server.media.router import MediaRouter
 
+from .lifecycle import Lifecycle
+
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
     settings: Settings
     engine: EngineClient
     router: MediaRouter
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

@@ -31,7 +31,9 @@ async def readyz(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     num_calls, max_calls = context.router.num_calls, context.router.limit.max_calls
     reason = None
-    if not context.engine.is_ready:
+    if context.lifecycle.is_ending:
+        reason = "draining"
+    elif not context.engine.is_ready:
         reason = "engine_not_ready"
     elif not context.router.is_ready:
         reason = "media_not_ready"

@@ -30,10 +30,11 @@ from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 from rtc_server.scheduling import place_executor, unused_media_settings
 
-from . import calls, client_secrets, health, pipecat, realtime_ws, whip
+from . import admin, calls, client_secrets, health, pipecat, realtime_ws, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import Guard, guarded, install
+from .lifecycle import Lifecycle
 from .middleware import add_security_headers, errors_as_json
 from .openapi import document
 from .operations import OPERATIONS
@@ -55,16 +56,16 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-    """As `run`, on the running loop; `stop` ends it as a signal would."""
+    """As `run`, on the running loop; `stop` ends it as Ctrl-C would."""
     open_to = exposure(settings)
     loop = asyncio.get_running_loop()
     place_executor(settings.system.executor_cpu_affinity)
     if unused := unused_media_settings(settings):
         log.warning("there are no media workers to apply settings to", extra={"settings": ", ".join(unused)})
-    stop = stop or asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
+    lifecycle = Lifecycle(stop)
+    signals = {signal.SIGINT: lifecycle.interrupt, signal.SIGTERM: lifecycle.terminate}
+    for number, handler in signals.items():
+        loop.add_signal_handler(number, handler)
     # The engine's socket: only this user can reach it.
     folder = tempfile.TemporaryDirectory(prefix="rtc-server-")
     engine_path = str(Path(folder.name) / "engine.sock")
@@ -75,9 +76,12 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                 _create_nodes(settings, engine, engine_path, tasks),
                 settings.server.max_calls,
                 engine_calls=lambda: engine.max_calls,
+                reserved_calls=settings.admission.reserved_calls,
+                underruns_per_minute=settings.admission.max_underruns_per_minute,
             )
+            context = AppContext(settings, engine, router, lifecycle)
             runner = web.AppRunner(
-                create_app(AppContext(settings, engine, router)),
+                create_app(context),
                 access_log=None,
                 keepalive_timeout=settings.limits.idle_connection_seconds,
                 max_headers=MAX_HEADERS,
@@ -88,16 +92,17 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                 for node in router.nodes:
                     if isinstance(node, ProcessNode):
                         node.start()
-                await _unless_stopped(_warm_up(engine, router), stop)
+                await _unless_ending(_warm_up(engine, router), lifecycle)
                 if engine.is_ready and router.is_ready:
                     on_ready(
                         ready_line(
                             settings, engine, [server.sockets[0].getsockname()[1] for server in servers], open_to
                         )
                     )
-                    await stop.wait()
+                    await lifecycle.wait_ending()
+                    await _drain(router, context.settings, lifecycle)
             finally:
-                await router.close(settings.server.shutdown_timeout_seconds)
+                await router.close(context.settings.server.shutdown_timeout_seconds)
                 await engine.close()
                 for server in servers:
                     server.close()
@@ -139,6 +144,7 @@ def create_app(context: AppContext) -> web.Application:
     app.add_routes(pipecat.routes)
     app.add_routes(whip.routes)
     app.add_routes(health.routes)
+    app.add_routes(admin.routes)
     app.router.add_get("/", _index)
     app[health.OPENAPI] = document(app.router.routes(), OPERATIONS)
     app.router.add_static("/static/", web_dir(), append_version=False)
@@ -175,10 +181,27 @@ async def _index(request: web.Request) -> web.FileResponse:
     return web.FileResponse(web_dir() / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+async def _drain(router: MediaRouter, settings: Settings, lifecycle: Lifecycle) -> None:
+    """Let the calls end, then the replies that some of them are in; cut short when somebody is in a hurry."""
+    server = settings.server
+    if lifecycle.hurry.is_set():
+        return
+    log.info("draining", extra={"calls": router.num_calls, "timeout_seconds": server.drain_timeout_seconds})
+    await router.drain(server.drain_timeout_seconds, lifecycle.hurry)
+    if router.num_calls and not lifecycle.hurry.is_set():
+        finishing = router.finish_replies(server.shutdown_timeout_seconds)
+        await _unless(finishing, lifecycle.hurry.wait())
+    log.info("drained", extra={"calls": router.num_calls})
+
+
+async def _unless_ending(work: Coroutine[Any, Any, None], lifecycle: Lifecycle) -> None:
     """Wait for `work`, or for the signal to stop before it is done. Raises what `work` raises."""
-    working = asyncio.create_task(work, name="warm-up")
-    stopping = asyncio.create_task(stop.wait(), name="stop-wait")
+    await _unless(work, lifecycle.wait_ending())
+
+
+async def _unless(work: Coroutine[Any, Any, None], other: Coroutine[Any, Any, object]) -> None:
+    working = asyncio.create_task(work, name="work")
+    stopping = asyncio.create_task(other, name="stop-wait")
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():

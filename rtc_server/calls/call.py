@@ -132,6 +132,7 @@ class Call:
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
+        self._ends_at: float | None = None
 
     async def run(self) -> str:
         """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
@@ -166,6 +167,20 @@ class Call:
                 self._transport.send_event(message)
         await self._transport.close(reason)
 
+    @property
+    def is_answering(self) -> bool:
+        """A reply is made or played, or is due."""
+        return self.core.is_answering
+
+    def announce_drain(self, ends_at: float) -> None:
+        """The server ends at `ends_at` (the loop's time): tell whoever is there, and the peer once it is."""
+        self._ends_at = ends_at
+        self._send(self._draining_event(ends_at))
+
+    def _draining_event(self, ends_at: float) -> Event:
+        seconds = round(max(0.0, ends_at - asyncio.get_running_loop().time()), 1)
+        return self.core.announce.event("rtc_server.server.draining", seconds_left=seconds)
+
     # --- sidebands
 
     def join(self, sideband: EventObserver) -> None:
@@ -198,6 +213,8 @@ class Call:
     def on_channel_open(self) -> None:
         for event in self._client_events.opening():
             self._send(event)
+        if self._ends_at is not None:
+            self._send(self._draining_event(self._ends_at))
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
         self.core.receive_audio(pcm, now, jitter_buffer_ms)

@@ -229,6 +229,11 @@ class CallCore:
         """A reply is being made or played (held ones do not count)."""
         return self.replies.is_active
 
+    @property
+    def is_answering(self) -> bool:
+        """A reply is made or played, or is due: the user has stopped, and waits."""
+        return self.is_agent_active or (self._turn is not None and self._turn.stopped is not None)
+
     def _on_turn_events(self, events: Iterable[TurnEvent], now: float) -> None:
         for event in events:
             self._on_turn_event(event, now)

@@ -62,6 +62,11 @@ class EchoCall:
         """End the call from our side; `run` returns `reason`."""
         await self._transport.close(reason)
 
+    is_answering = False
+
+    def announce_drain(self, ends_at: float) -> None:
+        """Nobody to tell: an echo test has no events."""
+
     # --- MediaSink
 
     is_behind = False

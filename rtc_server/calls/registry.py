@@ -26,6 +26,8 @@ from .sessions import DEFAULT_OPTIONS, CallOptions
 
 log = logging.getLogger(__name__)
 
+FINISH_POLL_SECONDS = 0.05  # only while the server ends; no call has to tell when its reply is over
+
 CallKind: TypeAlias = Literal["conversation", "echo"]
 AnyCall: TypeAlias = Call | EchoCall
 
@@ -52,6 +54,7 @@ class CallRegistry:
         self._running: dict[str, asyncio.Task[str]] = {}
         self._leases = Leases()
         self._is_closing = False
+        self._ends_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -97,6 +100,8 @@ class CallRegistry:
         self._calls[call.call_id] = call
         task = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
         self._running[call.call_id] = task
+        if self._ends_at is not None:
+            call.announce_drain(self._ends_at)
         task.add_done_callback(lambda done: self._end(call, lease, done))
         metrics.CALLS_STARTED.inc()
         return call
@@ -105,6 +110,22 @@ class CallRegistry:
         """The place is free. Idempotent."""
         self._leases.give_back(lease)
         self._count()
+
+    def announce_drain(self, seconds: float) -> None:
+        """Tell every call, and those that are being set up, that the server ends in so many seconds."""
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+        for call in list(self._calls.values()):
+            call.announce_drain(self._ends_at)
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """End every call as soon as nobody waits for a reply on it. After the timeout some may be left for `close`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while self._calls and loop.time() < deadline:
+            quiet = [call for call in self._calls.values() if not call.is_answering]
+            await asyncio.gather(*(call.hang_up("shutdown") for call in quiet))
+            if self._calls:
+                await asyncio.sleep(FINISH_POLL_SECONDS)
 
     async def close(self, timeout_seconds: float) -> None:
         """End every call and wait until the last slot is free; what has not ended in time is cancelled."""

@@ -8,7 +8,7 @@ then the file, then the defaults; `explain` tells which. The sections are in `se
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import HASH_PREFIX, Section
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
+from .server import AdmissionSection, AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT",
     "ENV_PREFIX",
     "HASH_PREFIX",
+    "AdmissionSection",
     "AudioSection",
     "AuthSection",
     "CascadeSection",

@@ -23,7 +23,7 @@ from rtc_server.paths import default_config_file
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import Hidden, Section
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
+from .server import AdmissionSection, AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -43,6 +43,7 @@ class Settings(BaseModel):
     server: ServerSection = ServerSection()
     auth: AuthSection = AuthSection()
     limits: LimitsSection = LimitsSection()
+    admission: AdmissionSection = AdmissionSection()
     engine: EngineSection = EngineSection()
     models: ModelsSection = ModelsSection()
     cascade: CascadeSection = CascadeSection()

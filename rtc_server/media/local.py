@@ -132,6 +132,14 @@ class LocalNode:
         """See `MediaNode`: this process's own registry has them."""
         return b""
 
+    async def announce_drain(self, seconds: float) -> None:
+        """See `MediaNode`."""
+        self.registry.announce_drain(seconds)
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        await self.registry.finish_replies(timeout_seconds)
+
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""
         await self.registry.close(timeout_seconds)

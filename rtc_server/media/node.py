@@ -133,5 +133,12 @@ class MediaNode(Protocol):
     async def metrics(self) -> bytes:
         """Its metrics in Prometheus text format; empty when they are this process's own."""
 
+    async def announce_drain(self, seconds: float) -> None:
+        """Tell every call that the server ends in so many seconds."""
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """End every call, those that nobody waits for a reply on at once, the others with its end; at the timeout some
+        may be left."""
+
     async def close(self, timeout_seconds: float) -> None:
         """End every call, then the node. Idempotent."""

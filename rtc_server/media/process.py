@@ -143,6 +143,14 @@ class ProcessNode:
         """See `MediaNode`."""
         return bytes(await self._ask("metrics"))
 
+    async def announce_drain(self, seconds: float) -> None:
+        """See `MediaNode`."""
+        await self._ask("announce_drain", seconds)
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        await self._ask("finish_replies", timeout_seconds, wait=timeout_seconds + REQUEST_TIMEOUT_SECONDS)
+
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""
         if self._closing.is_set():
@@ -151,7 +159,7 @@ class ProcessNode:
         if self._writer is not None:
             with suppress(NotReadyError, RuntimeError, TimeoutError):
                 async with asyncio.timeout(timeout_seconds + 1.0):
-                    await self._ask("close", timeout_seconds)
+                    await self._ask("close", timeout_seconds, wait=timeout_seconds + 1.0)
             if self._writer is not None:
                 self._writer.close()
         if self._supervisor is not None:
@@ -174,7 +182,13 @@ class ProcessNode:
         if call_id in self._lost:
             raise CallEndedError("The media worker that carried this call was lost, and the call with it.")
 
-    async def _ask(self, method: str, *arguments: object, new_call: Callable[[Any], str] | None = None) -> Any:
+    async def _ask(
+        self,
+        method: str,
+        *arguments: object,
+        new_call: Callable[[Any], str] | None = None,
+        wait: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> Any:
         writer = self._writer
         if writer is None or writer.is_closing():
             raise NotReadyError("A media worker is being restarted; try again in a moment.", retry_after=1)
@@ -186,7 +200,7 @@ class ProcessNode:
             self._new_calls[number] = new_call
         try:
             writer.write(encode(Request(number, method, arguments)))
-            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+            async with asyncio.timeout(wait):
                 return await reply
         except TimeoutError:
             raise NotReadyError("A media worker does not answer; try again in a moment.", retry_after=5) from None

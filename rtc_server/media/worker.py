@@ -1,7 +1,7 @@
 """Entry point of a media process: `python -m rtc_server.media.worker FD`.
 
 It hosts a `LocalNode` and does what signaling asks over the inherited socket. It ends when that socket does, so no call
-outlives its server; Ctrl-C goes to the signaling process, which then ends the calls in order.
+outlives its server; signals go to the signaling process, which then ends the calls in order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ READ_BYTES = 1 << 16
 SWITCH_INTERVAL_SECONDS = 0.0005  # another thread (ONNX, DNS) gives the GIL back within a fraction of a frame
 READ_STEP = WINDOW // 8  # what a call has read is told in lumps: 3 times a second instead of 50
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
-METHODS = frozenset({"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "metrics", "close"})
+METHODS = frozenset(
+    {"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "metrics"}
+    | {"announce_drain", "finish_replies", "close"}
+)
 
 
 class Worker:
@@ -201,7 +204,9 @@ async def _main(sock: socket.socket) -> None:
 
 def main() -> None:
     """Serve on the inherited socket until the signaling process leaves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, systemd's SIGTERM the whole unit; signaling decides when the calls end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     asyncio.run(_main(socket.socket(fileno=int(sys.argv[1]))))
 

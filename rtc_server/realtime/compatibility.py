@@ -88,6 +88,7 @@ SERVER_EVENTS: dict[str, Support] = {
     "rate_limits.updated": Support("supported", "responses per minute of this call"),
     "mcp_list_tools.*, response.mcp_call.*": Support("refused", "MCP servers are not contacted; declare functions"),
     "rtc_server.turn.metrics": Support("ours", "where each millisecond between question and answer went"),
+    "rtc_server.server.draining": Support("ours", "the server ends in `seconds_left`; connect to another one"),
 }
 
 SESSION_FIELDS: dict[str, Support] = {

@@ -56,6 +56,7 @@ class CountingNode:
         self.is_ready = is_ready
         self.hung_up: list[str] = []
         self.joined: list[str | None] = []
+        self.told: float | None = None
 
     @property
     def load(self) -> NodeLoad:
@@ -85,6 +86,12 @@ class CountingNode:
 
     async def metrics(self) -> bytes:
         return b""
+
+    async def announce_drain(self, seconds: float) -> None:
+        self.told = seconds
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        self.calls = 0
 
     async def close(self, timeout_seconds: float) -> None:
         self.is_ready = False
