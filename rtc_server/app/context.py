@@ -1,4 +1,4 @@
-"""What the HTTP handlers share: one frozen bundle, made once by `server` and found through a typed key."""
+"""What the HTTP handlers share: one bundle, made once by `server` and found through a typed key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from rtc_server.inference.client import EngineClient
 from rtc_server.media.router import MediaRouter
 
 from .lifecycle import Lifecycle
+from .tls import ServedCertificate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppContext:
     settings: Settings
+    """Those in force: a reload replaces them whole."""
     engine: EngineClient
     router: MediaRouter
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    tls: ServedCertificate | None = None
+    """Of the HTTPS port, once it is open; None without."""
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

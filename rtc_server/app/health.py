@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from rtc_server import metrics
 from rtc_server.media.merge import Merged, merge
 
-from .context import CONTEXT
+from .context import CONTEXT, AppContext
 from .guard import GUARD
 
 routes = web.RouteTableDef()
@@ -27,27 +28,46 @@ async def healthz(request: web.Request) -> web.Response:
 
 @routes.get("/readyz")
 async def readyz(request: web.Request) -> web.Response:
-    """200 when the models are warm and a line is free, else 503 with the reason."""
+    """200 when a call would be taken now, else 503. `reason` is the first check that fails; `checks` has all by name."""
     context = request.app[CONTEXT]
-    num_calls, max_calls = context.router.num_calls, context.router.limit.max_calls
-    reason = None
-    if context.lifecycle.is_ending:
-        reason = "draining"
-    elif not context.engine.is_ready:
-        reason = "engine_not_ready"
-    elif not context.router.is_ready:
-        reason = "media_not_ready"
-    elif num_calls >= max_calls:
-        reason = "server_full"
+    checks = readiness(context, asyncio.get_running_loop().time())
+    reason = next((check["reason"] for check in checks.values() if not check["ok"]), None)
     body = {
         "status": "ready" if reason is None else "not_ready",
         "reason": reason,
         "engine_ready": context.engine.is_ready,
         "engine_restarts": context.engine.restarts,
-        "calls": num_calls,
-        "max_calls": max_calls,
+        "calls": context.router.num_calls,
+        "max_calls": context.router.limit.max_calls,
+        "checks": checks,
     }
     return web.json_response(body, status=200 if reason is None else 503)
+
+
+def readiness(context: AppContext, now: float) -> dict[str, dict[str, Any]]:
+    """Every check by name: whether it is `ok`, its `reason` when it is not, and what was looked at."""
+    engine, router, tls = context.engine, context.router, context.tls
+    silent, allowed = engine.silent_seconds(now), context.settings.engine.answer_timeout_seconds
+    num_calls, limits = router.num_calls, router.limit
+    found: dict[str, tuple[str, bool, dict[str, object]]] = {
+        "not_draining": ("draining", not context.lifecycle.is_ending, {}),
+        "models": ("engine_not_ready", engine.is_ready, {"restarts": engine.restarts}),
+        "engine": ("engine_silent", silent < allowed, {"silent_seconds": round(silent, 1)}),
+        "media": ("media_not_ready", router.is_ready, {}),
+        "certificate": (
+            "certificate_expired",
+            tls is None or not tls.is_expired,
+            {"not_after": None if tls is None else tls.not_after.isoformat()},
+        ),
+        "capacity": (
+            "server_full",
+            num_calls < limits.max_calls,
+            {"calls": num_calls, "max_calls": limits.max_calls, "live_limit": limits.live_calls},
+        ),
+    }
+    return {
+        name: {"ok": ok, **({} if ok else {"reason": reason}), **more} for name, (reason, ok, more) in found.items()
+    }
 
 
 @routes.get("/v1/info")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server import certs, logs
+from rtc_server import logs
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -38,6 +39,9 @@ from .lifecycle import Lifecycle
 from .middleware import add_security_headers, errors_as_json
 from .openapi import document
 from .operations import OPERATIONS
+from .systemd import Notifier
+from .tls import ServedCertificate
+from .upkeep import keep_up
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     folder = tempfile.TemporaryDirectory(prefix="rtc-server-")
     engine_path = str(Path(folder.name) / "engine.sock")
     engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
+    notifier = Notifier(os.environ)
     try:
         async with asyncio.TaskGroup() as tasks:
             router = MediaRouter(
@@ -87,8 +92,12 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                 max_headers=MAX_HEADERS,
             )
             servers: list[asyncio.Server] = []
+            always = [
+                tasks.create_task(keep_up(context, notifier), name="upkeep"),
+                tasks.create_task(notifier.watchdog(), name="systemd-watchdog"),
+            ]
             try:
-                await _listen(runner, settings, servers)
+                await _listen(runner, context, servers)
                 for node in router.nodes:
                     if isinstance(node, ProcessNode):
                         node.start()
@@ -99,16 +108,21 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                             settings, engine, [server.sockets[0].getsockname()[1] for server in servers], open_to
                         )
                     )
+                    notifier.ready()
                     await lifecycle.wait_ending()
+                    notifier.stopping()
                     await _drain(router, context.settings, lifecycle)
             finally:
                 await router.close(context.settings.server.shutdown_timeout_seconds)
                 await engine.close()
+                for task in always:
+                    task.cancel()
                 for server in servers:
                     server.close()
                 await runner.cleanup()
     finally:
         folder.cleanup()
+        notifier.close()
         for number in signals:
             loop.remove_signal_handler(number)
 
@@ -212,20 +226,20 @@ async def _unless(work: Coroutine[Any, Any, None], other: Coroutine[Any, Any, ob
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings, servers: list[asyncio.Server]) -> None:
+async def _listen(runner: web.AppRunner, context: AppContext, servers: list[asyncio.Server]) -> None:
     """Open the ports, HTTP first; `servers` gets each as soon as it is open."""
-    server = settings.server
+    settings, server = context.settings, context.settings.server
     await runner.setup()
     ports: list[tuple[str, int, ssl.SSLContext | None]] = [("--http-port", server.http_port, None)]
     if server.tls:
-        tls = certs.ssl_context(certs.ensure_certificates(Path(server.certs_dir)))
-        ports.append(("--https-port", server.https_port, tls))
+        context.tls = ServedCertificate(Path(server.certs_dir))
+        ports.append(("--https-port", server.https_port, context.tls.context))
     if server.realtime_port:
         ports.append(("--realtime-port (0 = none)", server.realtime_port, None))
     table = ConnectionTable(settings.limits, settings.auth.trusted_proxies)
-    for option, port, context in ports:
+    for option, port, tls in ports:
         try:
-            servers.append(await listen(runner, table, server.host, port, context))
+            servers.append(await listen(runner, table, server.host, port, tls))
         except OSError as error:
             raise ConfigError(
                 f"Cannot listen on {server.host}:{port}: {error.strerror or error}. "

@@ -132,6 +132,8 @@ class Call:
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
+        self.played_frames = 0
+        """Frames of replies that were sent, 20 ms each."""
         self._ends_at: float | None = None
 
     async def run(self) -> str:
@@ -166,6 +168,11 @@ class Call:
             for message in self._dialect.farewell():
                 self._transport.send_event(message)
         await self._transport.close(reason)
+
+    @property
+    def underruns(self) -> int:
+        """How often a reply ran dry while it was playing."""
+        return self._playout.underruns
 
     @property
     def is_answering(self) -> bool:
@@ -245,6 +252,7 @@ class Call:
         if self._playout.underruns > self._underruns:
             metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
             self._underruns = self._playout.underruns
+        self.played_frames += not frame.is_silence
         self._drain()
         return frame
 

@@ -63,6 +63,8 @@ class EchoCall:
         await self._transport.close(reason)
 
     is_answering = False
+    underruns = 0  # an echo test has no replies
+    played_frames = 0
 
     def announce_drain(self, ends_at: float) -> None:
         """Nobody to tell: an echo test has no events."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from rtc_server import metrics
+from rtc_server.audio.pcm import FRAME_MS
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
@@ -55,6 +56,8 @@ class CallRegistry:
         self._leases = Leases()
         self._is_closing = False
         self._ends_at: float | None = None
+        self._underruns = 0  # of calls that are over
+        self._played_frames = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -71,6 +74,16 @@ class CallRegistry:
             return self._calls[call_id]
         except KeyError:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
+
+    @property
+    def underruns(self) -> int:
+        """How often replies ran dry, in all calls so far."""
+        return self._underruns + sum(call.underruns for call in self._calls.values())
+
+    @property
+    def played_seconds(self) -> float:
+        """How much of replies was played, in all calls so far."""
+        return (self._played_frames + sum(call.played_frames for call in self._calls.values())) * FRAME_MS / 1e3
 
     def reserve(self) -> Slot:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
@@ -151,6 +164,8 @@ class CallRegistry:
         """The one place where a call's slot becomes free: reached even when its task is cancelled before it begins."""
         reason = "internal_error" if task.cancelled() else task.result()
         del self._calls[call.call_id], self._running[call.call_id]
+        self._underruns += call.underruns
+        self._played_frames += call.played_frames
         self.give_back(lease)
         metrics.CALLS_ENDED.labels(reason).inc()
         if self._on_end is not None:

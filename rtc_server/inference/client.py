@@ -28,6 +28,8 @@ from .wire import (
     EngineUnavailable,
     FrameReader,
     Grant,
+    Ping,
+    Pong,
     Release,
     Shutdown,
     Submit,
@@ -79,6 +81,7 @@ class EngineClient(ABC):
         self._first_start: asyncio.Future[None] | None = None
         self._info: EngineInfo | None = None
         self._is_ready = False
+        self._asked_at: float | None = None
         self._closing = asyncio.Event()
         self.on_ready_changed: Callable[[bool], None] | None = None
         """Called when `is_ready` changes."""
@@ -166,6 +169,16 @@ class EngineClient(ABC):
         elif response_id in self._sinks:
             self._send(Release(response_id))
 
+    def ping(self, now: float) -> None:
+        """Ask whether the engine's loop turns, unless an answer is due already. Call it about once a second."""
+        if self._is_ready and self._asked_at is None:
+            self._asked_at = now
+            self._send(Ping())
+
+    def silent_seconds(self, now: float) -> float:
+        """How long the answer to a ping has been due; 0 = none is. Requests of calls stand in the same queue."""
+        return 0.0 if self._asked_at is None else now - self._asked_at
+
     # --- whose the host is
 
     @abstractmethod
@@ -250,6 +263,7 @@ class EngineClient(ABC):
     def _set_ready(self, is_ready: bool) -> None:
         if is_ready != self._is_ready:
             self._is_ready = is_ready
+            self._asked_at = None
             if self.on_ready_changed is not None:
                 self.on_ready_changed(is_ready)
 
@@ -268,6 +282,8 @@ class EngineClient(ABC):
                     self._send(Submit(request))
                 if self._first_start is not None and not self._first_start.done():
                     self._first_start.set_result(None)
+            case Pong():
+                self._asked_at = None
             case EngineUnavailable(code, text):
                 raise EngineError(code, text)
 

@@ -26,6 +26,8 @@ from .wire import (
     EngineUnavailable,
     FrameReader,
     Grant,
+    Ping,
+    Pong,
     Release,
     Report,
     Shutdown,
@@ -194,6 +196,8 @@ class EngineHost:
             case Grant(response_id, audio_ms):
                 if self._owners.get(response_id) is client:
                     engine.grant(response_id, audio_ms)
+            case Ping():
+                self._send(client, Pong())
             case Release(response_id):
                 if self._owners.get(response_id) is client:
                     engine.release(response_id)

@@ -57,11 +57,16 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer with `Pong` between two steps."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Close the engine and leave."""
 
 
-Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Shutdown
+Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Ping | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,16 @@ class EngineUnavailable:
 
 
 @dataclass(frozen=True, slots=True)
+class Pong:
+    """The engine's loop turns."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineEvents:
     events: tuple[EngineEvent, ...]
 
 
-Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents
+Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents | Pong
 
 
 def encode(message: object) -> bytes:

@@ -59,7 +59,8 @@ class LocalNode:
 
     @property
     def load(self) -> NodeLoad:
-        return NodeLoad(len(self.registry), self._engine.is_ready)
+        registry = self.registry
+        return NodeLoad(len(registry), self._engine.is_ready, registry.underruns, registry.played_seconds)
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""

@@ -94,6 +94,10 @@ class NodeLoad:
     """Slots held, connecting calls included."""
     is_ready: bool
     """It takes calls: its engine is warm, and it is not closing."""
+    underruns: int = 0
+    """How often replies ran dry since the node began."""
+    played_seconds: float = 0.0
+    """How much of replies was played since then."""
 
 
 class MediaNode(Protocol):

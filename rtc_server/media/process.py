@@ -51,6 +51,8 @@ class ProcessNode:
         self._calls: set[str] = set()
         self._listeners: set[str] = set()
         self._num_answering = 0
+        self._underruns = 0
+        self._played_seconds = 0.0
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._new_calls: dict[int, Callable[[Any], str]] = {}  # by the request that starts one: its id, from the result
@@ -68,7 +70,8 @@ class ProcessNode:
 
     @property
     def load(self) -> NodeLoad:
-        return NodeLoad(len(self._calls) + self._num_answering, self._is_ready)
+        calls = len(self._calls) + self._num_answering
+        return NodeLoad(calls, self._is_ready, self._underruns, self._played_seconds)
 
     def holds(self, call_id: str) -> bool:
         """The call is here, or was here and was lost."""
@@ -286,8 +289,9 @@ class ProcessNode:
             case ChannelClosed(number, code, reason):
                 if number in self._channels:
                     self._channels[number].on_closed(code, reason)
-            case WorkerLoad(is_ready, ended):
+            case WorkerLoad(is_ready, ended, underruns, played_seconds):
                 self._is_ready = is_ready
+                self._underruns, self._played_seconds = underruns, played_seconds
                 if is_ready:
                     self._ready.set()
                 self._calls.difference_update(ended)
@@ -295,6 +299,7 @@ class ProcessNode:
 
     def _lose_calls(self) -> None:
         self._is_ready = False
+        self._underruns, self._played_seconds = 0, 0.0  # the next worker begins anew
         if self._calls and not self._closing.is_set():
             metrics.CALLS_ENDED.labels(WORKER_LOST).inc(len(self._calls))
             log.error("calls lost with their media worker", extra={"calls": len(self._calls)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -17,6 +18,8 @@ from rtc_server.transports.sdp import Offer
 
 from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, MediaNode, NodeLoad, OfferRequest
 from .owners import Caller, CallOwners
+
+log = logging.getLogger(__name__)
 
 DRAIN_POLL_SECONDS = 0.1  # only while the server ends
 MAX_KNOWN_CALLS = 20_000  # where calls are, ended ones included until they are this many
@@ -48,6 +51,7 @@ class MediaRouter:
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
         self._is_open = False
         self._ends_at: float | None = None
+        self._loads: dict[int, NodeLoad] = {}  # as they were last looked at, by node
         self.owners = CallOwners(self.carries)
         """Whose calls they are."""
 
@@ -134,6 +138,23 @@ class MediaRouter:
         """The metrics of the nodes that are other processes; those that do not answer are left out."""
         results = await asyncio.gather(*(node.metrics() for node in self.nodes), return_exceptions=True)
         return [result for result in results if isinstance(result, bytes) and result]
+
+    def observe(self, now: float) -> None:
+        """Look at the calls and at how their replies are played. Call it about once a second."""
+        underruns, played_seconds = 0, 0.0
+        for index, node in enumerate(self.nodes):
+            load, before = node.load, self._loads.get(index)
+            self._loads[index] = load
+            if before is None or load.played_seconds < before.played_seconds:  # a worker that was started again
+                before = NodeLoad(0, is_ready=True)
+            underruns += load.underruns - before.underruns
+            played_seconds += load.played_seconds - before.played_seconds
+        limit = self.limit.max_calls
+        self._admission.observe(self.num_calls, now, underruns, played_seconds)
+        if (new := self.limit.max_calls) < limit:
+            log.warning("replies run dry: fewer calls are let in", extra={"max_calls": new, "calls": self.num_calls})
+        elif new > limit:
+            log.info("replies are smooth: more calls are let in", extra={"max_calls": new})
 
     @property
     def is_draining(self) -> bool:
