@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-opens2s setup-test run test check bench clean
+.PHONY: help setup setup-opens2s setup-test run test check bench clean-root clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,7 @@ run: setup ## Set up, fetch the models, and serve (ARGS="--backend echo" adds fl
 
 test: setup-test ## Set up and run all tests (ARGS="tests/test_config.py -x" selects)
 	@$(BIN)/rtc-server models fetch
+	@$(BIN)/python -m scripts.deploy_tools
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup-test ## Formatting, lint, types, and that generated files and the lock are up to date
@@ -37,6 +38,9 @@ check: setup-test ## Formatting, lint, types, and that generated files and the l
 bench: setup-test ## Measure response latency through real calls (results in out/)
 	@$(BIN)/rtc-server models fetch
 	$(BIN)/python -m benchmarks.turn_latency $(ARGS)
+
+clean-root: setup-test ## Run the image's steps and entry point in an empty Debian, and call it (root, debootstrap, minutes)
+	@scripts/clean_root.sh
 
 clean: ## Remove caches and results; .venv, certificates and models stay
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis

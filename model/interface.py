@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,8 @@ class GenerateRequest:
     is_held: bool = False
     """Nobody hears it yet: a guess that the turn is over. It may be dropped (`SpeechEngine.cancel`), or somebody may
     begin to wait for it (`SpeechEngine.release`)."""
+    traceparent: str = ""
+    """The W3C trace context that its work belongs to; "" where nobody traces it. Engines need not look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +292,38 @@ class SpeechEngine(Protocol):
 
     def close(self) -> None:
         """Release threads, memory and devices; idempotent. Live responses end without events."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """One KV cache."""
+
+    name: Literal["text", "speech"]
+    used_blocks: int
+    """Held by responses; what is only kept in case it is wanted again does not count."""
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine is doing, as far as it knows: numbers only."""
+
+    running: int = 0
+    """Responses that are worked on."""
+    waiting: int = 0
+    """Responses that wait for a place inside the engine."""
+    caches: tuple[CacheUse, ...] = ()
+    passes: Mapping[int, int] = field(default_factory=dict)
+    """Passes of the model since the engine began, by the number of responses that were worked on together."""
+    compute_seconds: float | None = None
+    """Time that its threads computed since then, together; None: what its steps took."""
+
+
+@runtime_checkable
+class ReportsLoad(Protocol):
+    """What a `SpeechEngine` may offer besides; asked about once a second, between two steps."""
+
+    def load(self) -> EngineLoad: ...
 
 
 Wake: TypeAlias = Callable[[], None]

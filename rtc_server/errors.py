@@ -7,6 +7,9 @@
     ├── CodecError                (codecs.base) an audio payload is corrupt, or libopus is missing
     ├── CallError                 (client.errors) `rtc-server call` cannot make or finish its call
     │   └── RecordingError            a recording cannot be read, or holds no voice
+    ├── RecordingNotFoundError    (recording.errors) there is no recording of that call
+    ├── RecordingInProgressError  (recording.errors) the call is still being recorded
+    ├── SealedFileError           (recording.errors) a recording does not open: wrong key, changed, cut off
     ├── ProtocolError             a Realtime event that we refuse; the peer's fault, the call lives on
     └── ApiError                  an HTTP request that we refuse
         ├── InvalidJsonError          400 invalid_json
@@ -18,6 +21,7 @@
         │   └── HostNotAllowedError       host_not_allowed
         ├── CallNotFoundError         404 call_id_not_found
         ├── ModelNotFoundError        404 model_not_found
+        ├── ResumeNotFoundError       404 resume_not_found
         ├── NotEnabledError           404 not_enabled
         ├── RequestTimeoutError       408 request_timeout
         ├── ConflictError             409
@@ -195,6 +199,13 @@ class ModelNotFoundError(ApiError):
 
     status = 404
     code = "model_not_found"
+
+
+class ResumeNotFoundError(ApiError):
+    """No session waits under the resume token, or it is somebody else's."""
+
+    status = 404
+    code = "resume_not_found"
 
 
 class NotEnabledError(ApiError):

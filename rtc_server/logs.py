@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 MAX_VALUE_CHARS = 200
 """Longer values are cut: a log line is for finding things, not for keeping them."""
@@ -27,6 +27,10 @@ CONTENT_FIELDS = frozenset(
 
 QUIET_LOGGERS = ("aioice", "aiortc", "aiohttp.access", "asyncio")
 """Libraries whose INFO lines describe every ICE check or request; they speak up from WARNING on."""
+
+
+INDISCREET_LOGGERS = ("aiortc.rtcpeerconnection",)
+"""Libraries whose DEBUG lines hold what must stay secret, here descriptions with their ICE passwords: never printed."""
 
 
 class LogSettings(Protocol):
@@ -66,6 +70,21 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     root.setLevel(settings.level.upper())
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if settings.level == "debug" else logging.WARNING)
+    for name in INDISCREET_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+
+
+class BoundLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose every line has these fields: `BoundLogger(log, {"call_id": ...})`. A line's own come on top."""
+
+    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def call_logger(log: logging.Logger, call_id: str, trace_id: str | None = None) -> BoundLogger:
+    """For whatever concerns one call; `trace_id` when it is traced."""
+    return BoundLogger(log, {"call_id": call_id, **({} if trace_id is None else {"trace_id": trace_id})})
 
 
 class TextFormatter(logging.Formatter):
@@ -73,7 +92,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_as_text(value)}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{fields}"
+        message = record.getMessage()
+        if not message.isprintable():  # a library's; a line break in it would look like another line
+            message = json.dumps(message)[1:-1]
+        line = f"{_time(record)} {record.levelname} {record.name}: {message}{fields}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line

@@ -3,7 +3,7 @@
     python -m scripts.lock --check   compare it with pyproject.toml and with this environment (exit code 1)
     python -m scripts.lock --write   write it anew from this environment
 
-To raise versions: make a new environment, `pip install --upgrade '.[dev,opens2s]'` into it, run the tests, then
+To raise versions: make a new environment, `pip install --upgrade '.[dev,opens2s,tracing]'` into it, run the tests, then
 `--write` from it. torch's CUDA libraries are left out: only its CUDA builds ask for them, and pin them themselves.
 """
 
@@ -24,7 +24,7 @@ HEADER = """\
 # Exact versions of everything that set-up installs, for Python 3.11 to 3.13.
 # Written by `python -m scripts.lock --write`; the ranges and their reasons stand in pyproject.toml.
 """
-CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
+CUDA_PREFIXES = ("nvidia-c", "nvidia-n", "cuda-", "triton")  # nvidia-cublas to nvidia-nvtx, but not nvidia-ml-py
 
 
 def read_lock() -> dict[str, Version]:

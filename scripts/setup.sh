@@ -23,10 +23,10 @@ mode=run
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# --- Debian packages: libopus for the media path, Chromium and Node.js for the tests' clients
+# --- Debian packages: libopus for the media path, libgomp for llama.cpp, Chromium and Node.js for the tests' clients
 
 debian_packages() {
-    local wanted=(libopus0) missing=() package
+    local wanted=(libopus0 libgomp1) missing=() package
     if [[ $mode == test ]] && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
         wanted+=(chromium)
     fi
@@ -34,7 +34,7 @@ debian_packages() {
         wanted+=(nodejs npm) # native WebRTC clients for the load test and the client tests
     fi
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-        [[ $mode == test && ${#wanted[@]} -gt 1 ]] && say "Chromium or npm was not found; tests with those clients need them."
+        [[ $mode == test && ${#wanted[@]} -gt 2 ]] && say "Chromium or npm was not found; tests with those clients need them."
         return 0
     fi
     for package in "${wanted[@]}"; do
@@ -135,7 +135,7 @@ started=$SECONDS
 if [[ $mode == test ]]; then
     say "installing the server, the dev tools and torch; a few minutes the first time"
     install_torch
-    pip_install --editable '.[dev,opens2s]'
+    pip_install --editable '.[dev,opens2s,tracing]'
 elif [[ $mode == opens2s ]]; then
     say "installing the server and torch; a few minutes the first time"
     install_torch

@@ -19,7 +19,7 @@ from rtc_server.cli.app import app
 from rtc_server.cli.models import needed_weights
 from rtc_server.config import Settings, settings_keys
 
-COMMANDS = ("serve", "call", "models", "certs", "keys", "config", "doctor")
+COMMANDS = ("serve", "call", "models", "certs", "keys", "recordings", "config", "doctor")
 START_TIMEOUT_SECONDS = 60.0
 
 

@@ -10,13 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
     *("rtc_server.config", "rtc_server.errors", "rtc_server.logs", "rtc_server.metrics", "rtc_server.paths"),
-    "rtc_server.scheduling",
+    *("rtc_server.scheduling", "rtc_server.process_metrics", "rtc_server.tracing"),
 )
 
 LAYERS: dict[str, tuple[str, ...]] = {
     # the words that everybody shares
     "rtc_server.errors": (),
     "rtc_server.metrics": (),
+    "rtc_server.process_metrics": ("rtc_server.metrics",),
+    "rtc_server.tracing": ("rtc_server.errors",),
     "rtc_server.paths": ("rtc_server.config", "model.weights"),  # the settings only as a type
     "rtc_server.config": ("rtc_server.config", "rtc_server.errors", "rtc_server.paths"),
     "rtc_server.logs": (),
@@ -36,11 +38,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("rtc_server.transports", "rtc_server.network", "rtc_server.codecs", "rtc_server.rtp"),
         *("rtc_server.audio", "rtc_server.realtime", "model.interface", *COMMON),
     ),
+    "rtc_server.recording": (
+        *("rtc_server.recording", "rtc_server.audio", "rtc_server.realtime.words", "model.interface", *COMMON),
+    ),
     "rtc_server.inference": ("rtc_server.inference", "model.interface", "model.registry", *COMMON),
     "rtc_server.calls": (
         *("rtc_server.calls", "rtc_server.transports.base", "rtc_server.inference.client", "model.interface"),
         *("rtc_server.realtime", "rtc_server.turns", "rtc_server.audio", "rtc_server.rtp.elastic"),
-        "rtc_server.codecs.g711",
+        *("rtc_server.codecs.g711", "rtc_server.recording"),
         *COMMON,
     ),
     "rtc_server.media": (
@@ -52,7 +57,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "rtc_server.inference",
         ),
         *("rtc_server.codecs.opus", "rtc_server.turns", "rtc_server.realtime", "rtc_server.logs", "model.weights"),
-        *("rtc_server.audio.playout", "model.interface"),
+        *("rtc_server.audio.playout", "rtc_server.recording.store", "model.interface"),
         *COMMON,
     ),
     # the outside: wires everything together, once
@@ -74,6 +79,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "rtc_server.exposure",
             "rtc_server.network.addresses",
             "rtc_server.certs",
+            "rtc_server.recording.store",
             *COMMON,
         ),
     ),
@@ -111,7 +117,9 @@ PURE = (
     "rtc_server.codecs.g711",
     "rtc_server.app.client_messages",
     "rtc_server.media.merge",
+    "rtc_server.media.snapshots",
     "rtc_server.network.stun",
+    *(f"rtc_server.recording.{name}" for name in ("ogg", "opus_packets", "track", "transcript")),
     "rtc_server.limits",
     "rtc_server.media.owners",
     "rtc_server.app.secret_table",
@@ -129,7 +137,7 @@ PURE = (
 PURE_CALLS = (
     *("core", "client_events", "announcements", "responses", "replies", "reply_playout", "intents", "user_turns"),
     *("plans", "transcripts", "contexts", "idle", "budget", "turn_endings", "wire_audio", "endings"),
-    *("admission", "leases", "listening"),
+    *("admission", "leases", "listening", "snapshot", "turn_records"),
 )
 IMPURE_LIBRARIES = {
     *("asyncio", "socket", "select", "selectors", "ssl", "subprocess", "multiprocessing", "concurrent"),
@@ -163,11 +171,13 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "cffi": ("rtc_server.codecs",),
     "av": ("rtc_server.codecs", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
     "jwt": ("rtc_server.app",),
-    "cryptography": ("rtc_server.app", "rtc_server.certs"),
+    "cryptography": ("rtc_server.app", "rtc_server.certs", "rtc_server.recording.crypto"),
     "aiohttp": ("rtc_server.app", "rtc_server.client"),
     "typer": ("rtc_server.cli",),
     "rich": ("rtc_server.cli", "rtc_server.client"),
     "trustme": ("rtc_server.certs",),
+    "pynvml": ("rtc_server.process_metrics",),
+    "opentelemetry": ("rtc_server.tracing",),
     "ray": ("rtc_server.inference.ray",),
 }
 """The only places where a library may be imported, so that it can be replaced there."""

@@ -17,7 +17,8 @@ from rtc_server.config import LoggingSection
 def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     before = root.level, list(root.handlers)
-    quiet = {name: logging.getLogger(name).level for name in logs.QUIET_LOGGERS}
+    names = (*logs.QUIET_LOGGERS, *logs.INDISCREET_LOGGERS)
+    quiet = {name: logging.getLogger(name).level for name in names}
     yield
     root.setLevel(before[0])
     root.handlers[:] = before[1]
@@ -89,3 +90,33 @@ def test_configuring_again_replaces_our_handler() -> None:
     num_handlers = len(logging.getLogger().handlers)
     logs.configure(LoggingSection(), io.StringIO())
     assert len(logging.getLogger().handlers) == num_handlers
+
+
+def test_lines_of_a_call_carry_its_ids_and_their_own_fields() -> None:
+    stream = io.StringIO()
+    logs.configure(LoggingSection(), stream)
+    log = logs.call_logger(logging.getLogger("rtc_server.calls.test"), "rtc_1", "4bf9")
+    log.info("call ended", extra={"reason": "hangup"})
+    assert stream.getvalue().endswith("rtc_server.calls.test: call ended call_id=rtc_1 trace_id=4bf9 reason=hangup\n")
+
+
+def test_an_untraced_call_has_no_trace_id() -> None:
+    stream = io.StringIO()
+    logs.configure(LoggingSection(format="json"), stream)
+    logs.call_logger(logging.getLogger("rtc_server.calls.test"), "rtc_1").info("call started")
+    assert "trace_id" not in json.loads(stream.getvalue())
+
+
+def test_a_message_of_several_lines_stays_one_line() -> None:
+    line = logged(LoggingSection(), "offer\r\n2026-01-31T12:00:00.000Z ERROR forged: line")
+    assert line.count("\n") == 1
+    assert "offer\\r\\n2026" in line
+
+
+def test_debug_lines_with_descriptions_are_never_printed() -> None:
+    stream = io.StringIO()
+    logs.configure(LoggingSection(level="debug"), stream)
+    logging.getLogger("aiortc.rtcpeerconnection").debug("setRemoteDescription a=ice-pwd:secret")
+    logging.getLogger("aioice.ice").debug("check")
+    assert "secret" not in stream.getvalue()
+    assert "check" in stream.getvalue()

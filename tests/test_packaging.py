@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,20 @@ def test_an_installed_package_finds_the_files_inside_it(tmp_path: Path, monkeypa
     (package.parent / "web").mkdir(parents=True)  # somebody else's
     assert paths.web_dir() == package / "_web"
     assert paths.default_config_file() == package / "_config" / "server.toml"
+
+
+def test_onnxruntime_reports_nothing_to_anybody(tmp_path: Path) -> None:
+    # It says so itself where it cannot write the id that it reports under.
+    code = "import rtc_server, onnxruntime; print(onnxruntime.__version__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "elemetry" not in done.stderr
+    assert list(tmp_path.rglob("*")) == []

@@ -44,6 +44,8 @@ class Usage:
     """Internet sockets of all processes."""
     rss_mb: float
     """Resident memory of all processes."""
+    fds: int = 0
+    """Open files, pipes and sockets of all processes."""
 
     def to_json(self) -> dict[str, float]:
         return asdict(self)
@@ -83,6 +85,7 @@ class RunningServer:
             processes=len(processes),
             sockets=sum(len(process.net_connections("inet")) for process in processes),
             rss_mb=round(sum(process.memory_info().rss for process in processes) / 1e6, 1),
+            fds=sum(process.num_fds() for process in processes),
         )
 
     def media_pids(self) -> list[int]:

@@ -6,6 +6,7 @@ back as text without sound. There are no threads: everything happens in `step`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from model.interface import (
     ConversationItem,
     EngineEvent,
     EngineInfo,
+    EngineLoad,
     GenerateRequest,
     ResponseDone,
     ResponseStarted,
@@ -59,6 +61,7 @@ class EchoEngine:
     def __init__(self) -> None:
         self._live: dict[str, _Echo] = {}
         self._cancelled: list[str] = []  # at most one entry per live response
+        self._passes: Counter[int] = Counter()
 
     @property
     def info(self) -> EngineInfo:
@@ -93,9 +96,17 @@ class EchoEngine:
         """One piece of every running response that has credit."""
         events: list[EngineEvent] = [ResponseDone(key, "cancelled", now) for key in self._cancelled]
         self._cancelled.clear()
-        for echo in self._running():
+        moving = [echo for echo in self._running() if echo.can_move]
+        if moving:
+            self._passes[len(moving)] += 1
+        for echo in moving:
             events += self._advance(echo, now)
         return events
+
+    def load(self) -> EngineLoad:
+        """See `ReportsLoad`."""
+        running = len(self._running())
+        return EngineLoad(running, len(self._live) - running, passes=dict(self._passes))
 
     def close(self) -> None:
         self._live.clear()

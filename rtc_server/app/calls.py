@@ -18,6 +18,7 @@ from .offers import (
     read_json,
     read_json_object,
     require_echo_test,
+    resumable,
     session_of,
 )
 
@@ -120,8 +121,16 @@ def _not_ringing() -> CallNotRingingError:
 
 async def _create(request: web.Request, kind: CallKind) -> web.Response:
     body, patch = await _read_offer(request)
-    answer = await OfferTaker(request).answer(body, kind, call_options(request, patch))
-    headers = {"Location": f"/v1/realtime/calls/{answer.call_id}"}
+    taker, options = OfferTaker(request), call_options(request, patch)
+    offer = taker.validate(body)
+    if kind == "echo":
+        answer, headers = await taker.answer_offer(offer, kind, options), {}
+    else:
+        async with resumable(request, options) as starting:
+            answer = await taker.answer_offer(offer, kind, starting.options)
+            starting.started(answer.call_id)
+        headers = starting.headers
+    headers["Location"] = f"/v1/realtime/calls/{answer.call_id}"
     return web.Response(status=201, text=answer.sdp, content_type="application/sdp", headers=headers)
 
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
+from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
 
 from .lifecycle import Lifecycle
@@ -23,6 +24,8 @@ class AppContext:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     tls: ServedCertificate | None = None
     """Of the HTTPS port, once it is open; None without."""
+    resumption: Resumption | None = None
+    """None: sessions end with their calls."""
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

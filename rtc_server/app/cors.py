@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 
 from .origins import OriginPolicy
 
-EXPOSED_HEADERS = "Location, ETag, Link, Accept-Patch, Retry-After, WWW-Authenticate"
+EXPOSED_HEADERS = "Location, ETag, Link, Accept-Patch, Retry-After, WWW-Authenticate, Resume-Token"
 ALLOWED_HEADERS = "Authorization, Content-Type, If-Match, ETag, OpenAI-Beta, OpenAI-Organization, OpenAI-Project"
 MAX_AGE_SECONDS = 600  # for which a browser need not ask again
 

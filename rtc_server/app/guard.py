@@ -150,7 +150,7 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await _answer_options(request, handler, guard)
         principal = guard.admit(request)
     except ApiError as error:
-        metrics.REQUESTS_REFUSED.labels(error.code).inc()
+        metrics.REQUESTS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
         raise
     if principal is not None:
         request[PRINCIPAL] = principal

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from rtc_server import metrics
+from rtc_server import metrics, process_metrics
 from rtc_server.media.merge import Merged, merge
 
 from .context import CONTEXT, AppContext
@@ -28,7 +28,7 @@ async def healthz(request: web.Request) -> web.Response:
 
 @routes.get("/readyz")
 async def readyz(request: web.Request) -> web.Response:
-    """200 when a call would be taken now, else 503. `reason` is the first check that fails; `checks` has all by name."""
+    """200 when a call would be taken now, else 503. `reason`: the first check that fails; `checks`: all by name."""
     context = request.app[CONTEXT]
     checks = readiness(context, asyncio.get_running_loop().time())
     reason = next((check["reason"] for check in checks.values() if not check["ok"]), None)
@@ -111,10 +111,16 @@ async def openapi(request: web.Request) -> web.Response:
 @routes.get("/metrics")
 async def prometheus(request: web.Request) -> web.Response:
     """Prometheus text format."""
-    pages = [("signaling", metrics.page())]
-    pages += [(f"media-{index}", page) for index, page in enumerate(await request.app[CONTEXT].router.metrics())]
-    if len(pages) == 1:
-        return web.Response(body=pages[0][1], headers={"Content-Type": CONTENT_TYPE_LATEST})
+    context = request.app[CONTEXT]
+    metrics.MAX_CALLS.set(context.router.limit.max_calls)
+    metrics.ENGINE_READY.set(context.engine.is_ready)
+    media, engine, _ = await asyncio.gather(
+        context.router.metrics(), context.engine.metrics(), asyncio.to_thread(process_metrics.sample_gpus)
+    )
+    pages = [("signaling", process_metrics.page())]
+    pages += [(f"media-{index}", page) for index, page in enumerate(media)]
+    if engine:
+        pages.append(("engine", engine))
     registry = CollectorRegistry()
-    registry.register(Merged(merge(pages)))
+    registry.register(Merged(merge(pages, metrics.OF_PROCESS)))
     return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

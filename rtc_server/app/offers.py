@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -20,6 +22,7 @@ from rtc_server.errors import (
     ProtocolError,
 )
 from rtc_server.media.node import Answer, CallKind, ListenRequest, OfferRequest
+from rtc_server.media.resumption import Claim
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.sdp import Offer, Purpose, validate_offer
@@ -27,8 +30,10 @@ from rtc_server.transports.sdp import Offer, Purpose, validate_offer
 from .context import CONTEXT
 from .principal import PRINCIPAL
 from .remote import is_same_host
+from .traces import call_trace
 
 BETA_HEADER, BETA_VALUE = "OpenAI-Beta", "realtime=v1"
+RESUME_HEADER = "Resume-Token"
 
 
 class OfferTaker:
@@ -49,7 +54,7 @@ class OfferTaker:
         try:
             return validate_offer(body, allow_loopback=self.allows_loopback, purpose=purpose)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
 
     async def answer(self, body: bytes, kind: CallKind, options: CallOptions = DEFAULT_OPTIONS) -> Answer:
@@ -79,7 +84,51 @@ def call_options(
         dialect = "realtime-beta" if BETA_VALUE in values else "realtime"
     # Refused if it is wrong, whether it counts or not.
     session = None if patch is None else session_of(request, patch)
-    return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
+    # Who minted a secret has the first word.
+    return CallOptions(request[PRINCIPAL].session or session, dialect, trace=call_trace(request))
+
+
+@dataclass(slots=True)
+class Starting:
+    """A call that is about to be made, and can be gone on with after it was lost."""
+
+    options: CallOptions
+    claim: Claim | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For the answer."""
+        grant = self.options.resume
+        return {} if grant is None else {RESUME_HEADER: grant.token}
+
+    def started(self, call_id: str) -> None:
+        """It was made."""
+        if self.claim is not None:
+            self.claim.started(call_id)
+
+
+@asynccontextmanager
+async def resumable(request: web.Request, options: CallOptions) -> AsyncIterator[Starting]:
+    """While a call is made: with a token of its own, or with the session that `?resume=` names, whose configuration
+    then counts. Raises ResumeNotFoundError or NotEnabledError, and what a call needs that is not there."""
+    context, owner, token = request.app[CONTEXT], request[PRINCIPAL].owner, request.query.get("resume")
+    resumption = context.resumption
+    if resumption is None:
+        if token is not None:
+            raise NotEnabledError(
+                "Sessions end with their calls here; the operator can change that with session.resume_seconds."
+            )
+        yield Starting(options)
+    elif token is None:
+        yield Starting(replace(options, resume=resumption.new(owner)))
+    else:
+        if not context.engine.is_ready:
+            raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)
+        async with resumption.claim(token, owner, context.engine.info.name) as claim:
+            snapshot = claim.grant.snapshot
+            assert snapshot is not None, "what a claim is about"
+            dialect = cast(EventDialect, snapshot.dialect)
+            yield Starting(CallOptions(snapshot.session, dialect, claim.grant, options.trace), claim)
 
 
 def session_of(request: web.Request, patch: Mapping[str, Any]) -> SessionConfig:

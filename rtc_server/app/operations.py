@@ -9,7 +9,7 @@ from rtc_server.realtime.compatibility import Support
 
 from .openapi import ANY_JSON, ERROR, FRAGMENT, HTML, PROBLEM, SDP, SESSION, TEXT, Content, Operation, Reply
 
-SDP_ANSWER = Reply("The answer; `Location` is the call's address.", SDP, ("Location",))
+SDP_ANSWER = Reply("The answer; `Location` is the call's address.", SDP, ("Location", "Resume-Token"))
 OFFER_ERRORS = (400, 404, 415, 503)
 CALL_ERRORS = (400, 404, 410, 503)
 FORM: Content = {
@@ -82,7 +82,8 @@ TARGET: Content = {
         "properties": {"target_uri": {"type": "string"}},
     }
 }
-CREATED = ("Location", "ETag", "Link", "Accept-Patch")
+CREATED = ("Location", "ETag", "Link", "Accept-Patch", "Resume-Token")
+RESUME = {"resume": "the token of a session to go on with (ours)"}
 BETA = {"OpenAI-Beta": "`realtime=v1` for the event names of the beta"}
 
 
@@ -94,7 +95,7 @@ _create = partial(
     replies={201: SDP_ANSWER},
     body=FORM,
     errors=OFFER_ERRORS,
-    query={"model": "a model name"},
+    query={"model": "a model name", **RESUME},
     headers=BETA,
 )
 _whip = partial(Operation, tag="whip", error_content=REFUSAL, is_ours=True)
@@ -116,6 +117,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             "intent": "`transcription` for a session that only writes down",
             "call_id": "a running call to join",
             "audio": "`binary` for raw samples instead of base64",
+            **RESUME,
         },
         headers=BETA,
     ),
@@ -189,7 +191,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies={201: Reply("The answer.", SDP, CREATED)},
         errors=(*OFFER_ERRORS, 422),
         body=SDP,
-        query={"model": "a model name"},
+        query={"model": "a model name", **RESUME},
     ),
     ("POST", "/whep"): _whip(
         summary="WHEP: hear the replies of a WHIP call",

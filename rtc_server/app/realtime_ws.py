@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,9 @@ from rtc_server.scheduling import thread_placement
 
 from .client_messages import BLOCKS_LOOP, MAX_MESSAGE, pieces
 from .context import CONTEXT, AppContext
+from .offers import resumable
 from .principal import PRINCIPAL
+from .traces import call_trace
 
 # All it ever says is which subprotocols were offered when none fits, and an API key may be among them.
 logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
@@ -69,7 +72,14 @@ async def realtime(request: web.Request) -> web.StreamResponse:
         raise UpgradeRequiredError("This address speaks WebSocket: send 'Upgrade: websocket'.")
     channel_request = _channel_request(request)
     client = _Client(request, websocket, is_sideband=channel_request.call_id is not None)
-    channel = await request.app[CONTEXT].router.open_channel(channel_request, client, request[PRINCIPAL].caller)
+    router, caller = request.app[CONTEXT].router, request[PRINCIPAL].caller
+    if channel_request.call_id is not None:
+        channel = await router.open_channel(channel_request, client, caller)
+    else:
+        async with resumable(request, channel_request.options) as starting:
+            channel = await router.open_channel(replace(channel_request, options=starting.options), client, caller)
+            starting.started(channel.call_id)
+        websocket.headers.update(starting.headers)
     # As in the answer to an offer: the call can be hung up, or joined by a sideband.
     websocket.headers["Location"] = f"/v1/realtime/calls/{channel.call_id}"
     try:
@@ -79,7 +89,7 @@ async def realtime(request: web.Request) -> web.StreamResponse:
         if not websocket.prepared:  # gone during the upgrade, so nobody reads this
             return web.Response(status=400)
     finally:
-        channel.close()  # whatever happened: the call does not outlive its client
+        channel.close(is_lost=True)  # whatever happened: the call does not outlive its client
     return websocket
 
 
@@ -90,6 +100,8 @@ def _channel_request(request: web.Request) -> ChannelRequest:
         raise InvalidParameterError("'audio' must be 'base64' or 'binary'.", param="audio")
     dialect: EventDialect = "realtime-beta" if _is_beta(request) else "realtime"
     call_id = query.get("call_id")
+    if call_id is not None and "resume" in query:
+        raise InvalidParameterError("A sideband joins a call and resumes none: send one of both.", param="resume")
     if call_id is not None:
         return ChannelRequest(call_id, CallOptions(dialect=dialect))
     return ChannelRequest(None, _options(request.app[CONTEXT], request, dialect), is_binary=audio == "binary")
@@ -110,7 +122,8 @@ def _options(context: AppContext, request: web.Request, dialect: EventDialect) -
         session = starting_session(context.settings, context.engine.info, patch) if patch else None
     except ProtocolError as error:
         raise InvalidParameterError.of(error) from error
-    return CallOptions(request[PRINCIPAL].session or session, dialect)  # who minted a secret has the first word
+    # Who minted a secret has the first word.
+    return CallOptions(request[PRINCIPAL].session or session, dialect, trace=call_trace(request))
 
 
 def _offered_protocols(request: web.Request) -> set[str]:
@@ -167,16 +180,18 @@ class _Client:
                 self._abort_timer.cancel()
 
     async def _receive(self, channel: Channel) -> None:
+        is_lost = True
         try:
             while True:
                 message = await self._socket.receive()
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    is_lost = message.type is not WSMsgType.CLOSE
                     return  # closed, or an error after which aiohttp closes
                 await self._forward(channel, message.data)
         except ConnectionError:
             return  # gone while it was told of an error
         finally:
-            channel.close()
+            channel.close(is_lost=is_lost)
             self._is_gone = True
             self._abort_soon()
             self._news.set()

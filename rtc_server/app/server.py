@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server import logs
+from rtc_server import logs, process_metrics, tracing
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -26,9 +26,12 @@ from rtc_server.media.local import LocalNode
 from rtc_server.media.node import MediaNode
 from rtc_server.media.parts import engine_settings, silero_path, turn_judge_factory, vad_factory
 from rtc_server.media.process import ProcessNode
+from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
+from rtc_server.media.snapshot_store import LocalSnapshotStore, SnapshotWriter
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
+from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
 
 from . import admin, calls, client_secrets, health, pipecat, realtime_ws, whip
@@ -55,8 +58,20 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
     Raises ConfigError (a port in use, ...) and EngineError (the models cannot be loaded)."""
     logs.configure(settings.logging)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    asyncio.run(serve(settings, on_ready))
+    if settings.server.media_workers:
+        tracing.check(settings.tracing)  # the processes that carry calls send the spans
+    else:
+        tracing.configure(settings.tracing, "signaling")
+    try:
+        asyncio.run(_serve(settings, on_ready))
+    finally:
+        tracing.shutdown()
     return 0
+
+
+async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    with process_metrics.watching_loop():
+        await serve(settings, on_ready)
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
@@ -77,14 +92,17 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
     notifier = Notifier(os.environ)
     try:
         async with asyncio.TaskGroup() as tasks:
+            store = LocalSnapshotStore(settings.session.resume_seconds)
+            writer = SnapshotWriter(store, tasks)
             router = MediaRouter(
-                _create_nodes(settings, engine, engine_path, tasks),
+                _create_nodes(settings, engine, engine_path, tasks, writer),
                 settings.server.max_calls,
                 engine_calls=lambda: engine.max_calls,
                 reserved_calls=settings.admission.reserved_calls,
                 underruns_per_minute=settings.admission.max_underruns_per_minute,
             )
-            context = AppContext(settings, engine, router, lifecycle)
+            resumption = Resumption(store, writer, router.hand_over) if settings.session.resume_seconds else None
+            context = AppContext(settings, engine, router, lifecycle, resumption=resumption)
             runner = web.AppRunner(
                 create_app(context),
                 access_log=None,
@@ -128,13 +146,20 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
 
 
 def _create_nodes(
-    settings: Settings, engine: EngineClient, engine_path: str, tasks: asyncio.TaskGroup
+    settings: Settings,
+    engine: EngineClient,
+    engine_path: str,
+    tasks: asyncio.TaskGroup,
+    snapshots: SnapshotWriter,
 ) -> list[MediaNode]:
+    check_recording(settings.recording)  # raises here, like the next line's check, before anything is started
     num_workers = settings.server.media_workers
     if not num_workers:
-        return [LocalNode(settings, engine, vad_factory(settings), tasks, make_judge=turn_judge_factory(settings))]
+        judge = turn_judge_factory(settings)
+        vad = vad_factory(settings)
+        return [LocalNode(settings, engine, vad, tasks, make_judge=judge, save_snapshot=snapshots.write)]
     silero_path(settings)  # raises here, before anything is started, when the model file is missing
-    return [ProcessNode(settings, index, engine_path) for index in range(num_workers)]
+    return [ProcessNode(settings, index, engine_path, snapshots.write) for index in range(num_workers)]
 
 
 async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:

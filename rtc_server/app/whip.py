@@ -20,7 +20,7 @@ from rtc_server.media.node import Answer
 from rtc_server.transports.fragments import read_fragment
 
 from .context import CONTEXT
-from .offers import OfferTaker, call_options
+from .offers import OfferTaker, call_options, resumable
 from .principal import require_control
 
 routes = web.RouteTableDef()
@@ -41,8 +41,11 @@ async def publish(request: web.Request) -> web.Response:
     _require_type(request, SDP)
     taker = OfferTaker(request)
     offer = taker.validate(await request.read())
-    answer = await taker.answer_offer(offer, "conversation", call_options(request, None))
+    async with resumable(request, call_options(request, None)) as starting:
+        answer = await taker.answer_offer(offer, "conversation", starting.options)
+        starting.started(answer.call_id)
     headers = _created(request, f"/whip/{answer.call_id}", answer)
+    headers.update(starting.headers)
     if not offer.takes_audio:
         headers.add("Link", f'</whep?call={answer.call_id}>; rel="{WHEP_RELATION}"')
     return web.Response(status=201, text=answer.sdp, content_type=SDP, headers=headers)

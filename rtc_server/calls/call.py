@@ -6,19 +6,24 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from model.interface import EngineEvent, Pcm16
+from model.interface import INPUT_SAMPLE_RATE, EngineEvent, GenerateRequest, Pcm16
 from rtc_server import metrics
 from rtc_server.audio.playout import Playout, PlayoutFrame
 from rtc_server.config import Settings
-from rtc_server.errors import CallNotFoundError, SidebandLimitError
+from rtc_server.errors import CallNotFoundError, ProtocolError, SidebandLimitError
 from rtc_server.inference.client import EngineClient
+from rtc_server.logs import call_logger
+from rtc_server.realtime.conversation import Item
 from rtc_server.realtime.dialects import BetaDialect, Dialect, PlainDialect
 from rtc_server.realtime.events import MAX_MESSAGE_BYTES, MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.rtvi import RtviDialect
 from rtc_server.realtime.session import SessionConfig
 from rtc_server.realtime.words import Event
+from rtc_server.recording.recorder import CallRecorder
+from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.base import EventObserver, MediaTransport
 from rtc_server.turns.detector import TurnDetector
 from rtc_server.turns.echo_guard import EchoGuard
@@ -26,6 +31,7 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
+from .call_spans import CallSpans
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .endings import farewell
@@ -35,18 +41,24 @@ from .intents import (
     JudgeTurn,
     Observe,
     ReleaseRequest,
+    ResponseOver,
     SendAudio,
     SendEvent,
     StopJudging,
     SubmitRequest,
+    TurnAnswered,
 )
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
+from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
+from .snapshot_timer import SaveSnapshot, SnapshotTimer
+from .turn_records import TurnRecord
 from .wire_audio import WireAudio
 
 log = logging.getLogger(__name__)
 
 MAX_SIDEBANDS = 4  # an application, its debugger, and two to spare; each gets a copy of every event
 FOR_THE_SENDER = ("error", "conversation.item.retrieved")  # nobody else asked, and a sideband gets no sound
+FRAMES_PER_SECOND = 50
 MAX_BACKLOG_MS = 500.0  # input that waits for the voice detector; a transport that can makes its client wait
 
 
@@ -74,17 +86,29 @@ class Call:
         make_vad: VadFactory,
         options: CallOptions = DEFAULT_OPTIONS,
         make_judge: TurnJudgeFactory = NoTurnJudge,
+        save_snapshot: SaveSnapshot | None = None,
+        on_turn: Callable[[TurnRecord], None] | None = None,
+        recordings: RecordingStore | None = None,
     ) -> None:
+        """`on_turn` gets the record of every turn as its reply begins to be heard."""
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
+        wall_offset = self.created_at - asyncio.get_running_loop().time()
+        trace = options.trace
+        self._log = call_logger(log, call_id, None if trace is None else trace.context.trace_name)
+        self._spans = None if trace is None else CallSpans(trace, call_id, wall_offset)
+        self._on_turn = on_turn
         self.connected = asyncio.Event()
         """Set once media flows."""
         self._settings = settings
         self._transport = transport
         self._engine = engine
         self._playout = Playout(sample_rate=transport.playout_sample_rate)
+        before = None if options.resume is None else options.resume.snapshot
         session = options.session or initial_session(settings, info)
+        if before is not None:
+            session = before.session
         self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
         self._detector = TurnDetector(
             make_vad(self._on_voice_judged),
@@ -109,23 +133,39 @@ class Call:
                 responses_per_minute=settings.session.responses_per_minute,
                 audio_in_events=transport.carries_audio_in_events,
                 kept_audio_seconds=settings.session.kept_audio_seconds,
+                wall_offset=wall_offset,
             ),
             on_session=self._on_session,
         )
-        expires_at = int(self.created_at + settings.server.max_call_seconds)
+        self._max_seconds: float = settings.server.max_call_seconds
+        self._expires_at = int(self.created_at + self._max_seconds)
+        self._session_id = new_id("sess")
+        if before is not None:
+            self._expires_at, self._session_id = before.expires_at, before.session_id
+            self._max_seconds = max(0.0, before.expires_at - self.created_at)
+            restore(self.core, before)
+        self._recorder = None if recordings is None else CallRecorder(recordings, call_id, self._text_of, self._tell)
         formats = session.audio
         self._wire = WireAudio(info.sample_rate, formats.input.format.type, formats.output.format.type)
         has_socket = transport.carries_audio_in_events
         self._client_events = ClientEvents(
             self.core,
             new_id,
-            new_id("sess"),
-            expires_at,
+            self._session_id,
+            self._expires_at,
             append_audio=self._append_audio if has_socket else None,
             decode_clip=self._wire.decode_clip,
+            record=None if recordings is None else self._record,
             max_bytes=MAX_SOCKET_MESSAGE_BYTES if has_socket else MAX_MESSAGE_BYTES,
         )
+        self._dialect_name = options.dialect
         self._dialect = create_dialect(options.dialect)
+        self._grant = options.resume
+        self._snapshots: SnapshotTimer | None = None
+        if self._grant is not None and save_snapshot is not None:
+            self._snapshots = SnapshotTimer(
+                self._grant, self._take_snapshot, save_snapshot, lambda: self.core.is_agent_active, transport.abort
+            )
         self._leaving: asyncio.Task[None] | None = None
         self._has_taken_leave = False
         self._sidebands: list[EventObserver] = []
@@ -135,12 +175,15 @@ class Call:
         self.played_frames = 0
         """Frames of replies that were sent, 20 ms each."""
         self._ends_at: float | None = None
+        self._frames = 0
 
     async def run(self) -> str:
         """Serve until the peer, the server or the time limit ends the call. Returns the reason."""
         reason = "internal_error"
+        if self._snapshots is not None:
+            self._snapshots.start()
         try:
-            async with asyncio.timeout(self._settings.server.max_call_seconds):
+            async with asyncio.timeout(self._max_seconds):
                 reason = await self._transport.run(self)
         except TimeoutError:
             reason = "time_limit"
@@ -149,8 +192,14 @@ class Call:
                 self._timer.cancel()
             self._is_over = True
             self._judge.close()
+            if self._snapshots is not None:
+                self._snapshots.close(reason)
             self.core.close()
             self._drain()
+            if self._spans is not None:
+                self._spans.close(asyncio.get_running_loop().time())
+            if self._recorder is not None:
+                self._recorder.stop(reason, asyncio.get_running_loop().time())
             last = farewell(reason)
             if last is not None:
                 self._send(self.core.announce.event("error", error=last))
@@ -168,6 +217,11 @@ class Call:
             for message in self._dialect.farewell():
                 self._transport.send_event(message)
         await self._transport.close(reason)
+
+    def hand_over(self) -> bytes | None:
+        """The last snapshot, before the session goes on in another call: this one has to be hung up next. None when it
+        has no session that could."""
+        return None if self._snapshots is None else self._snapshots.hand_over()
 
     @property
     def underruns(self) -> int:
@@ -197,7 +251,7 @@ class Call:
         if len(self._sidebands) >= MAX_SIDEBANDS:
             raise SidebandLimitError(f"The call has {MAX_SIDEBANDS} sidebands already; close one first.")
         self._sidebands.append(sideband)
-        for event in self._client_events.opening():
+        for event in [*self._client_events.opening(), *self._recording_notice()]:
             sideband.send_event(event)
 
     def leave(self, sideband: EventObserver) -> None:
@@ -216,14 +270,23 @@ class Call:
 
     def on_connected(self) -> None:
         self.connected.set()
+        if self._snapshots is not None:
+            self._snapshots.on_connected()
+        if self._recorder is not None and self._recorder.by_default and not self._recorder.was_started:
+            self._start_recording(self._recorder, asyncio.get_running_loop().time())
 
     def on_channel_open(self) -> None:
-        for event in self._client_events.opening():
+        for event in [*self._client_events.opening(), *self._recording_notice()]:
             self._send(event)
         if self._ends_at is not None:
             self._send(self._draining_event(self._ends_at))
+        if self._grant is not None:
+            for event in resumable_events(self.core, self._grant, self._settings.session.resume_seconds):
+                self._send_to_peer(event)  # to nobody else: it holds the token
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
+        if self._recorder is not None:
+            self._recorder.on_input(pcm, now)
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
         self._drain()
 
@@ -246,14 +309,62 @@ class Call:
 
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         metrics.PLAYOUT_LATENESS.observe(lateness_seconds)
-        frame = self.core.pull_frame(now)
+        frame = self._next_frame(now)
         if self._echo_guard is not None:
             self._echo_guard.sent(frame.pcm)
         if self._playout.underruns > self._underruns:
             metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
             self._underruns = self._playout.underruns
         self.played_frames += not frame.is_silence
+        self._frames += 1
+        if self._frames % FRAMES_PER_SECOND == 0:
+            metrics.VOICE_BACKLOG.observe(self._detector.backlog_ms / 1e3)
         self._drain()
+        return frame
+
+    # --- recording
+
+    def _start_recording(self, recorder: CallRecorder, now: float) -> None:
+        transport = self._transport
+        codings = transport.tap(recorder)
+        can_play = not transport.carries_audio_in_events
+        rate = transport.playout_sample_rate
+        recorder.start(now, codings.received, codings.sent, rate, can_play_notice=can_play)
+
+    def _record(self, is_wanted: bool, now: float) -> None:
+        """A client asks for a recording, or for its end. Raises ProtocolError."""
+        recorder = self._recorder
+        assert recorder is not None, "asked only where the server records"
+        if recorder.by_default:
+            if is_wanted:
+                return
+            raise ProtocolError("recording_required", "Every call of this server is recorded; hang up to end it.")
+        if not is_wanted:
+            if recorder.is_recording:
+                self._transport.tap(None)
+                recorder.stop("client", now)
+                self._tell("rtc_server.recording.stopped", reason="client")
+            return
+        if recorder.is_recording:
+            return
+        if recorder.was_started:
+            raise ProtocolError("recording_over", "A call is recorded once; what was recorded of this one is kept.")
+        self._start_recording(recorder, now)
+        for event in self._recording_notice():
+            self._send(event)
+
+    def _recording_notice(self) -> list[Event]:
+        fields = None if self._recorder is None else self._recorder.announcement()
+        return [] if fields is None else [self.core.announce.event("rtc_server.recording.started", **fields)]
+
+    def _next_frame(self, now: float) -> PlayoutFrame:
+        """The notice goes before everything else that is said."""
+        recorder = self._recorder
+        if recorder is None:
+            return self.core.pull_frame(now)
+        notice = recorder.notice_frame()
+        frame = self.core.pull_frame(now) if notice is None else PlayoutFrame(notice, is_silence=False)
+        recorder.on_output(frame.pcm, now)
         return frame
 
     # --- inside
@@ -272,7 +383,25 @@ class Call:
                 sideband.send_event(event)
         self._drain()
 
+    def _take_snapshot(self) -> CallSnapshot:
+        return take_snapshot(
+            self.core, session_id=self._session_id, expires_at=self._expires_at, dialect=self._dialect_name
+        )
+
+    def _text_of(self, item_id: str) -> str | None:
+        """The words of a message as the conversation has them now; None when it is gone."""
+        item = self.core.conversation.find(item_id)
+        return item.text if isinstance(item, Item) else None
+
+    def _tell(self, kind: str, **fields: object) -> None:
+        self._send(self.core.announce.event(kind, **fields))
+
     def _send(self, event: Event) -> None:
+        if self._recorder is not None:
+            now, input_ms = asyncio.get_running_loop().time(), self._detector.samples_received * 1e3 / INPUT_SAMPLE_RATE
+            self._recorder.on_event(event, now, input_ms)
+        if self._snapshots is not None:
+            self._snapshots.note(event)
         self._send_to_peer(event)
         for sideband in tuple(self._sidebands):
             sideband.send_event(event)
@@ -285,7 +414,10 @@ class Call:
         """Input as it stands in `input_audio_buffer.append` or in a binary message."""
         pcm = self._wire.decode(data)
         if len(pcm):
-            self.core.receive_audio(pcm, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            if self._recorder is not None:
+                self._recorder.on_input(pcm, now)
+            self.core.receive_audio(pcm, now)
 
     def _send_audio(self, event: Event, pcm: Pcm16, *, is_last: bool) -> None:
         data = self._wire.encode(event["response_id"], pcm)
@@ -339,7 +471,7 @@ class Call:
                 case SendAudio(event, pcm, is_last):
                     self._send_audio(event, pcm, is_last=is_last)
                 case SubmitRequest(request):
-                    self._engine.submit(request, self._on_engine_event)
+                    self._submit(request)
                 case CancelRequest(response_id):
                     self._engine.cancel(response_id)
                 case GrantAudio(response_id, audio_ms):
@@ -350,6 +482,12 @@ class Call:
                     self._judge.ask(audio, self._on_turn_judged)
                 case StopJudging():
                     self._judge.cancel()
+                case TurnAnswered(record):
+                    self._turn_answered(record)
+                case ResponseOver(response_id, status):
+                    self._log.debug("response over", extra={"response_id": response_id, "status": status})
+                    if self._spans is not None:
+                        self._spans.over(response_id, status, asyncio.get_running_loop().time())
                 case Observe():
                     _observe(output)
         deadline = self.core.next_deadline()
@@ -359,13 +497,35 @@ class Call:
         if deadline is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(deadline, self._on_deadline)
 
+    def _submit(self, request: GenerateRequest) -> None:
+        about = {"response_id": request.response_id, "turn_id": request.turn_id, "held": request.is_held}
+        self._log.debug("response asked for", extra=about)
+        if self._spans is not None:
+            request = self._spans.submit(request, asyncio.get_running_loop().time())
+        self._engine.submit(request, self._on_engine_event)
+
+    def _turn_answered(self, record: TurnRecord) -> None:
+        """Everything that tells of the turn is made from its record, here."""
+        _observe_turn(record)
+        about = {"response_id": record.response_id, "turn_id": record.turn_id, "latency_ms": record.latency_ms}
+        self._log.debug("turn answered", extra=about)
+        if self._spans is not None:
+            self._spans.answered(record)
+        if self._on_turn is not None:
+            self._on_turn(record)
+
+
+def _observe_turn(record: TurnRecord) -> None:
+    for name, ms in record.stages.items():
+        metrics.TURN_STAGE.labels(name).observe(ms / 1e3)
+    if record.inference_ms is not None:
+        metrics.TURN_STAGE.labels("inference").observe(record.inference_ms / 1e3)
+    if record.latency_ms is not None:
+        metrics.RESPONSE_LATENCY.observe(record.latency_ms / 1e3)
+
 
 def _observe(output: Observe) -> None:
     match output.name:
-        case "stage":
-            metrics.TURN_STAGE.labels(output.label).observe(output.value)
-        case "latency":
-            metrics.RESPONSE_LATENCY.observe(output.value)
         case "response":
             metrics.RESPONSES.labels(output.label).inc()
         case "speculation":

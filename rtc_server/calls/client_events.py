@@ -24,6 +24,8 @@ from rtc_server.realtime.events import (
     ItemRetrieve,
     ItemTruncate,
     OutputAudioClear,
+    RecordingStart,
+    RecordingStop,
     ResponseCancel,
     ResponseCreate,
     SessionUpdate,
@@ -41,7 +43,8 @@ class ClientEvents:
     """Applies client messages to one call core. Returns the events to send, in order; never raises for bad input.
 
     `append_audio` takes sound in the session's input format; None on connections whose sound comes as media.
-    `decode_clip` turns the sound of an item, in that format, into int16 mono 16 kHz."""
+    `decode_clip` turns the sound of an item, in that format, into int16 mono 16 kHz; `record(wanted, now)` starts and
+    stops recording or raises ProtocolError, None where the server does not record."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class ClientEvents:
         *,
         append_audio: Callable[[bytes], None] | None = None,
         decode_clip: Callable[[bytes], Pcm16] | None = None,
+        record: Callable[[bool, float], None] | None = None,
         max_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._core = core
@@ -60,6 +64,7 @@ class ClientEvents:
         self._expires_at = expires_at
         self._append_audio = append_audio
         self._decode_clip = decode_clip or pcm_clip
+        self._record = record
         self._max_bytes = max_bytes
 
     def opening(self) -> list[Event]:
@@ -121,6 +126,10 @@ class ClientEvents:
             case InputAudioCommit():
                 if not core.commit_input(now):
                     raise ProtocolError("input_audio_buffer_commit_empty", "The input audio buffer is empty.")
+            case RecordingStart() | RecordingStop():
+                if self._record is None:
+                    raise ProtocolError("recording_not_enabled", "This server does not record calls.", param="type")
+                self._record(isinstance(event, RecordingStart), now)
         return []
 
     def _decode(self, source: MessageItem) -> Pcm16 | None:

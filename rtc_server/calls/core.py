@@ -73,6 +73,8 @@ class CoreSettings:
     responses_per_minute: int = 120
     kept_audio_seconds: float = 60.0
     """Sound of the conversation that is kept for `conversation.item.retrieve`."""
+    wall_offset: float = 0.0
+    """Wall clock minus `now`, in seconds, as the call began: a clock that is set later moves no record of it."""
 
 
 class CallCore:
@@ -95,7 +97,7 @@ class CallCore:
         self.conversation_id = new_id("conv")
         self.conversation = Conversation()
         self.archive = AudioArchive(settings.kept_audio_seconds)
-        self._sounds = AudioArchive(HEARD_SECONDS) if engine.listens_to_history else None
+        self.sounds = AudioArchive(HEARD_SECONDS) if engine.listens_to_history else None
         self.can = can
         self.announce = Announcer(EventWriter(new_id))
         self._engine = engine
@@ -123,11 +125,13 @@ class CallCore:
             self._outbox,
             new_id,
             ReplySettings(
+                call_id=call_id,
                 conversation_id=self.conversation_id,
                 engine_sample_rate=engine.sample_rate,
                 audio_credit_ms=settings.audio_credit_ms,
                 response_timeout_seconds=settings.response_timeout_seconds,
                 audio_in_events=settings.audio_in_events,
+                wall_offset=settings.wall_offset,
             ),
             on_forgotten=self._on_reply_forgotten,
         )
@@ -405,16 +409,14 @@ class CallCore:
     def _on_idle(self, now: float) -> None:
         """Nobody spoke for `idle_timeout_ms` after the reply had been heard: the model speaks again."""
         self._idle.stop()
-        item_id = self._new_id("item")
+        item = Item(self._new_id("item"), "user", "input_audio", "")
         times = {
             "audio_start_ms": self._idle.start_sample // SAMPLES_PER_MS,
             "audio_end_ms": self._detector.samples_received // SAMPLES_PER_MS,
         }
-        self._outbox.send([self.announce.event("input_audio_buffer.timeout_triggered", **times, item_id=item_id)])
-        item = Item(item_id, "user", "input_audio", "")
+        self._outbox.send([self.announce.event("input_audio_buffer.timeout_triggered", **times, item_id=item.item_id)])
         self._outbox.send(self.announce.user_audio_item(item, self.conversation.append(item)))
-        plan = self._plan()
-        items = (*self._history(), ConversationItem("system", PROMPT))
+        plan, items = self._plan(), (*self._history(), ConversationItem("system", PROMPT))
         request = self._request(plan, self._new_id("turn"), items, None)
         self._open(self.replies.begin(request, plan, None, now), now)
 
@@ -428,8 +430,8 @@ class CallCore:
 
     def _keep_audio(self, item_id: str, turn_id: str, audio: Pcm16, pauses: tuple[int, ...], now: float) -> None:
         self.archive.add(item_id, audio, INPUT_SAMPLE_RATE)
-        if self._sounds is not None:
-            self._sounds.add(item_id, audio, INPUT_SAMPLE_RATE)
+        if self.sounds is not None:
+            self.sounds.add(item_id, audio, INPUT_SAMPLE_RATE)
         self.transcripts.expect(item_id, turn_id, audio, now, at_once=not self.session.answers)
         if self.session.answers:
             self._unanswered.append(Unanswered(item_id, audio, pauses))
@@ -469,8 +471,8 @@ class CallCore:
         """`conversation.item.delete`. Raises ProtocolError."""
         self.conversation.delete(item_id)
         self.archive.drop(item_id)
-        if self._sounds is not None:
-            self._sounds.drop(item_id)
+        if self.sounds is not None:
+            self.sounds.drop(item_id)
         self._unanswered = [part for part in self._unanswered if part.item_id != item_id]
 
     def update_session(self, session: SessionConfig) -> None:
@@ -499,7 +501,7 @@ class CallCore:
             message = f"Too many responses; the next may begin in {wait:.1f} s."
             raise ProtocolError("rate_limit_exceeded", message)
         if parameters.input is not None:
-            sounds, listens = self._sounds or self.archive, self._sounds is not None
+            sounds, listens = self.sounds or self.archive, self.sounds is not None
             items, audio = response_context(
                 parameters.input, self.conversation, sounds, decode, self._new_id, listens=listens
             )
@@ -543,7 +545,7 @@ class CallCore:
         """The conversation as the engine shall see it: a paused reply counts only as far as it was heard."""
         heard = dict(self.replies.heard_so_far()) if self._barge_in.is_pending else {}
         waiting = {item_id for part in self._unanswered for item_id in part.item_ids}
-        return engine_history(self.conversation, heard, self._sounds, waiting)
+        return engine_history(self.conversation, heard, self.sounds, waiting)
 
     def _unanswered_audio(self, latest: Unanswered | None = None) -> Unanswered | None:
         """Everything said that nobody answered yet, as one stretch of audio."""
@@ -562,8 +564,7 @@ class CallCore:
             self._unanswered.clear()
         self.replies.open(response, now)
         self._budget.take(now)
-        limits = self._budget.to_event(now)
-        self._outbox.send([self.announce.event("rate_limits.updated", rate_limits=limits)])
+        self._outbox.send([self.announce.event("rate_limits.updated", rate_limits=self._budget.to_event(now))])
 
     def _has_own_transcript(self, item_id: str) -> bool:
         item = self.conversation.find(item_id)

@@ -6,6 +6,7 @@ _MESSAGES = {
     "time_limit": ("session_expired", "invalid_request_error", "The session has reached its time limit."),
     "client_not_reading": ("client_not_reading", "invalid_request_error", "The client does not read what it is sent."),
     "shutdown": ("server_shutdown", "server_error", "The server is shutting down; connect again in a moment."),
+    "resumed": ("session_resumed", "invalid_request_error", "The session goes on over another connection."),
     "internal_error": ("internal_error", "server_error", "The server made a mistake; it has been logged."),
 }
 

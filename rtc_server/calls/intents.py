@@ -8,6 +8,8 @@ from typing import TypeAlias
 from model.interface import GenerateRequest, Pcm16
 from rtc_server.realtime.words import Event
 
+from .turn_records import TurnRecord
+
 
 @dataclass(frozen=True, slots=True)
 class SendEvent:
@@ -41,11 +43,26 @@ class ReleaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """Something an operator counts: `name` and label or value, for the metrics."""
+    """Something an operator counts: `name` and label, for the metrics."""
 
     name: str
-    label: str = ""
-    value: float = 0.0
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAnswered:
+    """A reply begins to be heard."""
+
+    record: TurnRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseOver:
+    """Nothing of a response is to come: it was played, ended without sound, or was dropped."""
+
+    response_id: str
+    status: str
+    """How it ended; "dropped" for a guess that nobody heard of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +98,8 @@ CoreOutput: TypeAlias = (
     | GrantAudio
     | ReleaseRequest
     | Observe
+    | TurnAnswered
+    | ResponseOver
     | JudgeTurn
     | StopJudging
 )
@@ -99,8 +118,8 @@ class Outbox:
         """Events to the client."""
         self._outputs += [SendEvent(event) for event in events]
 
-    def observe(self, name: str, label: str = "", value: float = 0.0) -> None:
-        self._outputs.append(Observe(name, label, value))
+    def observe(self, name: str, label: str) -> None:
+        self._outputs.append(Observe(name, label))
 
     def drain(self) -> list[CoreOutput]:
         """Everything since the last call."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -15,15 +16,21 @@ from rtc_server.audio.pcm import FRAME_MS
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
+from rtc_server.logs import BoundLogger, call_logger
+from rtc_server.recording.store import RecordingStore
+from rtc_server.tracing import CallTrace
 from rtc_server.transports.base import MediaTransport
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
 
 from .admission import CallLimits
 from .call import Call, new_id
+from .call_spans import call_over
 from .echo import EchoCall
 from .leases import Leases
 from .sessions import DEFAULT_OPTIONS, CallOptions
+from .snapshot_timer import SaveSnapshot
+from .turn_records import TurnRecord
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +51,19 @@ class CallRegistry:
         tasks: asyncio.TaskGroup,
         on_end: Callable[[str], None] | None = None,
         make_judge: TurnJudgeFactory = NoTurnJudge,
+        save_snapshot: SaveSnapshot | None = None,
+        on_turn: Callable[[TurnRecord], None] | None = None,
+        recordings: RecordingStore | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._make_vad = make_vad
         self._make_judge = make_judge
+        self._recordings = recordings
         self._tasks = tasks
         self._on_end = on_end
+        self._save_snapshot = save_snapshot
+        self._on_turn = on_turn
         self._calls: dict[str, AnyCall] = {}
         self._running: dict[str, asyncio.Task[str]] = {}
         self._leases = Leases()
@@ -108,14 +121,24 @@ class CallRegistry:
             call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
         else:
             call = Call(
-                new_id("rtc"), self._settings, transport, self._engine, self._make_vad, options, self._make_judge
+                new_id("rtc"),
+                self._settings,
+                transport,
+                self._engine,
+                self._make_vad,
+                options,
+                self._make_judge,
+                save_snapshot=self._save_snapshot,
+                on_turn=self._on_turn,
+                recordings=self._recordings,
             )
         self._calls[call.call_id] = call
-        task = self._tasks.create_task(self._run(call), name=f"call-{call.call_id}")
+        trace = options.trace
+        task = self._tasks.create_task(self._run(call, trace), name=f"call-{call.call_id}")
         self._running[call.call_id] = task
+        task.add_done_callback(lambda done: self._end(call, lease, trace, done))
         if self._ends_at is not None:
             call.announce_drain(self._ends_at)
-        task.add_done_callback(lambda done: self._end(call, lease, done))
         metrics.CALLS_STARTED.inc()
         return call
 
@@ -123,6 +146,16 @@ class CallRegistry:
         """The place is free. Idempotent."""
         self._leases.give_back(lease)
         self._count()
+
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """The last snapshot of a call, which is over and has given its slot back by then. Raises CallNotFoundError."""
+        call = self.get(call_id)
+        if not isinstance(call, Call):
+            raise CallNotFoundError("An echo test has no session.")
+        task, snapshot = self._running[call_id], call.hand_over()
+        await call.hang_up("resumed")
+        await asyncio.wait({task})
+        return snapshot
 
     def announce_drain(self, seconds: float) -> None:
         """Tell every call, and those that are being set up, that the server ends in so many seconds."""
@@ -148,29 +181,32 @@ class CallRegistry:
                 await asyncio.gather(*(call.hang_up("shutdown") for call in list(self._calls.values())))
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("calls did not end in time", extra={"calls": len(self)})
-            for task in self._running.values():
+            for call_id, task in self._running.items():
+                log.warning("the call did not end in time", extra={"call_id": call_id})
                 task.cancel()
 
-    async def _run(self, call: AnyCall) -> str:
+    async def _run(self, call: AnyCall, trace: CallTrace | None) -> str:
+        about = _about(call, trace)
         try:
-            log.info("call started", extra={"call_id": call.call_id})
+            about.info("call started")
             return await call.run()
         except Exception:  # a bug in one call must not take the others down: it ends here, counted and logged once
-            log.exception("call failed", extra={"call_id": call.call_id})
+            about.exception("call failed")
             return "internal_error"
 
-    def _end(self, call: AnyCall, lease: int, task: asyncio.Task[str]) -> None:
+    def _end(self, call: AnyCall, lease: int, trace: CallTrace | None, task: asyncio.Task[str]) -> None:
         """The one place where a call's slot becomes free: reached even when its task is cancelled before it begins."""
         reason = "internal_error" if task.cancelled() else task.result()
         del self._calls[call.call_id], self._running[call.call_id]
         self._underruns += call.underruns
         self._played_frames += call.played_frames
         self.give_back(lease)
-        metrics.CALLS_ENDED.labels(reason).inc()
+        metrics.CALLS_ENDED.labels(metrics.bounded("reason", reason)).inc()
         if self._on_end is not None:
             self._on_end(call.call_id)
-        log.info("call ended", extra={"call_id": call.call_id, "reason": reason})
+        _about(call, trace).info("call ended", extra={"reason": reason})
+        if trace is not None:
+            call_over(trace, call.call_id, reason, time.time())
 
     def _count(self) -> None:
         metrics.CALLS.set(len(self))
@@ -200,3 +236,7 @@ class Slot:
         """Give the place back if no call was started. Idempotent."""
         if not self._has_started:
             self._registry.give_back(self._lease)
+
+
+def _about(call: AnyCall, trace: CallTrace | None) -> BoundLogger:
+    return call_logger(log, call.call_id, None if trace is None else trace.context.trace_name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -37,10 +36,20 @@ from rtc_server.realtime.conversation import (
 from rtc_server.realtime.words import Event, NewId
 
 from .announcements import Announcer
-from .intents import CancelRequest, GrantAudio, Outbox, ReleaseRequest, SendAudio, SubmitRequest
+from .intents import (
+    CancelRequest,
+    GrantAudio,
+    Outbox,
+    ReleaseRequest,
+    ResponseOver,
+    SendAudio,
+    SubmitRequest,
+    TurnAnswered,
+)
 from .plans import ResponsePlan
 from .reply_playout import ReplyPlayout
-from .responses import Response, TurnTiming, response_latency_ms, turn_stages
+from .responses import Response, TurnTiming
+from .turn_records import record_turn
 
 EMPTY: Pcm16 = np.zeros(0, np.int16)
 VOICED_DBFS = -45.0  # a frame louder than this is sound to a listener; quieter is the decoder's noise floor
@@ -50,12 +59,15 @@ VOICED_DBFS = -45.0  # a frame louder than this is sound to a listener; quieter 
 class ReplySettings:
     """What replies depend on, apart from the session."""
 
+    call_id: str
     conversation_id: str
     engine_sample_rate: int
     audio_credit_ms: int
     response_timeout_seconds: float
     audio_in_events: bool = False
     """The client gets sound in events and plays it itself: the playout then only models what it has heard by now."""
+    wall_offset: float = 0.0
+    """Wall clock minus `now`."""
 
 
 class Replies:
@@ -79,6 +91,7 @@ class Replies:
         self._outbox = outbox
         self._new_id = new_id
         self._settings = settings
+        self.conversation_id = settings.conversation_id
         self._on_forgotten = on_forgotten
         self._alive: dict[str, Response] = {}  # held, generating or playing
         self._sound = ReplyPlayout(playout, settings.engine_sample_rate)
@@ -111,7 +124,7 @@ class Replies:
             turn_id=request.turn_id,
             plan=plan,
             is_held=request.is_held,
-            conversation_id=self._settings.conversation_id if plan.in_conversation else None,
+            conversation_id=self.conversation_id if plan.in_conversation else None,
             speculated=request.is_held,
             timing=timing,
             granted_ms=request.audio_credit_ms,
@@ -281,6 +294,8 @@ class Replies:
         """It is over."""
         self._alive.pop(response.response_id, None)
         self._sound.forget(response)
+        done = None if response.is_held else response.done
+        self._outbox.add(ResponseOver(response.response_id, "dropped" if done is None else done.status))
         self._on_forgotten()
 
     def _cut(self, response: Response, heard: str, played_ms: int) -> None:
@@ -289,13 +304,21 @@ class Replies:
         if message is None:
             return
         if message.is_audio:
-            audio_ms = round(response.received_audio_ms) if self._settings.audio_in_events else played_ms
-            marks = tuple(response.marks)
-            message = replace(message, text=heard, audio_ms=audio_ms, whole_text=response.text, marks=marks)
+            response.message = self._cut_message(response, message, heard, played_ms)
         else:
-            message = replace(message, text=response.text)
-        response.message = replace(message, status="incomplete")
+            response.message = replace(message, text=response.text, status="incomplete")
         self._store(response, response.message)
+
+    def _cut_message(self, response: Response, message: Item, heard: str, played_ms: int) -> Item:
+        audio_ms = round(response.received_audio_ms) if self._settings.audio_in_events else played_ms
+        return replace(
+            message,
+            text=heard,
+            status="incomplete",
+            audio_ms=audio_ms,
+            whole_text=response.text,
+            marks=tuple(response.marks),
+        )
 
     def _announce_done(self, response: Response, status: str, details: dict[str, str] | None) -> None:
         response.is_announced_done = True
@@ -366,23 +389,31 @@ class Replies:
                 heard.append((message.item_id, heard_text(response.text, self._playout.text_end_at(played_ms))))
         return heard
 
+    def as_heard(self) -> dict[str, Item]:
+        """Messages that are not over yet, by id, as they would be if the call ended now."""
+        found = {}
+        for response in self._alive.values():
+            message = response.message
+            if message is None or not response.plan.in_conversation:
+                continue
+            if not message.is_audio:
+                if response.is_generating:
+                    found[message.item_id] = replace(message, text=response.text, status="incomplete")
+                continue
+            played_ms = self._playout.played_ms(response.response_id)
+            heard = heard_text(response.text, self._playout.text_end_at(played_ms)) if played_ms else ""
+            found[message.item_id] = self._cut_message(response, message, heard, round(played_ms))
+        return found
+
     def _tell_buffer(self, what: str, response: Response) -> None:
         if not self._settings.audio_in_events:
             self._outbox.send(self._announce.output_buffer(what, response.response_id))
 
     def _measure(self, response: Response, now: float) -> None:
         response.measured = True
-        latency, stages = response_latency_ms(response, now), turn_stages(response, now)
-        event: dict[str, Any] = {
-            "response_id": response.response_id,
-            "response_latency_ms": latency,
-            "speculated": response.speculated,
-            "stages": stages,
-        }
+        record = record_turn(self._settings.call_id, response, now, self._settings.wall_offset)
+        event = record.to_event()
         if response.message is not None:
             event["item_id"] = response.message.item_id
         self._outbox.send([self._announce.event("rtc_server.turn.metrics", **event)])
-        for name, stage in stages.items():
-            self._outbox.observe("stage", name, (stage["end_ms"] - stage["start_ms"]) / 1e3)
-        if latency is not None:
-            self._outbox.observe("latency", "", latency / 1e3)
+        self._outbox.add(TurnAnswered(record))

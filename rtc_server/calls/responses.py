@@ -159,47 +159,6 @@ class InputClock:
         return found[1], found[2]
 
 
-def turn_stages(response: Response, first_voice_at: float | None) -> dict[str, dict[str, float]]:
-    """The turn's stages in ms relative to the last voiced input sample, for `rtc_server.turn.metrics`.
-
-    Stages overlap when the response was speculated; those that did not happen are left out."""
-    timing, times = response.timing, response.stages
-    zero = timing.last_voice_at if timing is not None else times.submitted
-    if zero is None:
-        return {}
-    stages: dict[str, dict[str, float]] = {}
-
-    def add(name: str, start: float | None, end: float | None) -> None:
-        if start is not None and end is not None:
-            stages[name] = {
-                "start_ms": round((start - zero) * 1e3, 1),
-                "end_ms": round((max(start, end) - zero) * 1e3, 1),
-            }
-
-    if timing is not None:
-        add("jitter_buffer", zero - timing.jitter_buffer_ms / 1e3, zero)
-        add("endpoint", zero, timing.endpoint_at)
-    add("queue", times.submitted, times.started)
-    add("recognition", times.started, times.transcript)
-    understood = times.transcript if times.transcript is not None else times.started
-    add("first_text", understood, times.first_text)
-    generated = times.first_text if times.first_text is not None else understood
-    add("first_audio", generated, times.first_audio)
-    ready = times.first_audio
-    if ready is not None and timing is not None:
-        ready = max(ready, timing.endpoint_at)
-    add("playout", ready, first_voice_at)
-    return stages
-
-
-def response_latency_ms(response: Response, first_voice_at: float) -> float | None:
-    """Last voiced input sample at the server's socket -> first voiced output sample; None for text turns."""
-    timing = response.timing
-    if timing is None:
-        return None
-    return round((first_voice_at - timing.last_voice_at) * 1e3 + timing.jitter_buffer_ms, 1)
-
-
 def response_object(response: Response, status: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
     """The `response` resource of the Realtime API."""
     plan, done = response.plan, response.done

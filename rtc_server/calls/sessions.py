@@ -19,8 +19,11 @@ from rtc_server.realtime.session import (
     SessionConfig,
     Transcription,
 )
+from rtc_server.tracing import CallTrace
 from rtc_server.turns.completion import LONGEST_WAIT_MS
 from rtc_server.turns.detector import TurnDetectorConfig
+
+from .snapshot import ResumeGrant
 
 PAUSE_MS = 120  # silence after which semantic_vad looks at a pause, where the settings do not speculate
 
@@ -35,6 +38,10 @@ class CallOptions:
     session: SessionConfig | None = None
     """The starting configuration, complete and valid; None = the server's settings."""
     dialect: EventDialect = "realtime"
+    resume: ResumeGrant | None = None
+    """How its client may come back after the call was lost; None = it may not."""
+    trace: CallTrace | None = None
+    """Set for a call that is traced."""
 
 
 DEFAULT_OPTIONS = CallOptions()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import call, certs, config, doctor, keys, loadtest, models, serve
+from . import call, certs, config, doctor, keys, loadtest, models, recordings, serve
 
 EPILOG = """
 First steps:
@@ -55,5 +55,6 @@ app.command("loadtest", epilog=loadtest.EPILOG)(loadtest.loadtest)
 app.add_typer(models.app, name="models")
 app.add_typer(certs.app, name="certs")
 app.add_typer(keys.app, name="keys")
+app.add_typer(recordings.app, name="recordings")
 app.command("config", epilog=config.EPILOG)(config.config)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

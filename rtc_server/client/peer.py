@@ -56,10 +56,17 @@ class RealtimePeer:
         on_end: Callable[[str], None],
         tls: ssl.SSLContext | bool = True,
         api_key: str | None = None,
+        resume: str | None = None,
+        configuration: RTCConfiguration | None = None,
     ) -> None:
+        """`resume`: the `resume_token` of a call that was lost, whose session goes on. `configuration`: STUN and TURN
+        servers, and whether only a relay may be used; None = none of them."""
         self.base = base_url(url)
         self.call_id: str | None = None
-        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.resume_token: str | None = None
+        """How to go on with the session when this call is lost; None where the server keeps none."""
+        self._resume = resume
+        self.pc = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
         self._track = track
         self._on_event = on_event
         self._on_end = on_end
@@ -117,6 +124,10 @@ class RealtimePeer:
                 counts["lost_sent"] += entry.packetsLost
         return counts
 
+    def forget(self) -> None:
+        """Do not tell the server of the end: it has to find out by itself. For tests of callers that vanish."""
+        self._location = None
+
     async def close(self) -> None:
         """Hang up and free everything. Idempotent; also right in the middle of `connect`."""
         if self._is_closed:
@@ -147,12 +158,15 @@ class RealtimePeer:
     async def _exchange(self, offer: str) -> str:
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls), headers=self._headers)
         url = self.base / CALLS_PATH
+        if self._resume is not None:
+            url = url.with_query(resume=self._resume)
         try:
             async with self._http.post(url, data=offer.encode(), headers={"Content-Type": "application/sdp"}) as reply:
                 body = await reply.text(errors="replace")
                 if reply.status != 201:
                     raise CallError(_refusal(str(self.base), reply.status, body, reply.headers.get("Retry-After")))
                 location = reply.headers.get("Location")
+                self.resume_token = reply.headers.get("Resume-Token")
         except aiohttp.ClientConnectorCertificateError as error:
             raise CallError(
                 f"The certificate of {self.base} is not trusted here: pass its authority's file, or --insecure."

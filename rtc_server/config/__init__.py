@@ -2,13 +2,23 @@
 
 Every key has a type, a range, a default and a sentence; `config/server.toml` and `docs/configuration.md` are
 written from them (`python -m scripts.configuration`). Values come from the command line, then the environment,
-then the file, then the defaults; `explain` tells which. The sections are in `server`, `engine` and `calls`.
+then the file, then the defaults; `explain` tells which. The sections are in `server`, `engine`, `calls` and
+`recording`.
 """
 
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import HASH_PREFIX, Section
-from .server import AdmissionSection, AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
+from .recording import RecordingSection
+from .server import (
+    AdmissionSection,
+    AuthSection,
+    LimitsSection,
+    LoggingSection,
+    ServerSection,
+    SystemSection,
+    TracingSection,
+)
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -36,12 +46,14 @@ __all__ = [
     "LoggingSection",
     "ModelsSection",
     "OpenS2SSection",
+    "RecordingSection",
     "Section",
     "ServerSection",
     "SessionSection",
     "Settings",
     "SettingsKey",
     "SystemSection",
+    "TracingSection",
     "TurnsSection",
     "WebRtcSection",
     "explain",

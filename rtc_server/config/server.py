@@ -167,3 +167,17 @@ class LoggingSection(Section):
     """Least serious line to print."""
     format: Literal["text", "json"] = "text"
     """"text" for people, "json" (one object per line) for machines."""
+
+
+class TracingSection(Section):
+    """Traces of calls for OpenTelemetry: one per call, with its turns and their stages. No words are in them."""
+
+    enabled: bool = False
+    """Send them. Needs the extra "tracing"."""
+    otlp_endpoint: str = Field("", pattern=r"^(https?://\S+)?$")
+    """Full address of an OTLP/HTTP collector, such as http://localhost:4318/v1/traces; "" means what the standard
+    OTEL_EXPORTER_OTLP_* variables say, or that address."""
+    sample_ratio: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the calls that are traced; callers that send a `traceparent` decide themselves."""
+    service_name: str = Field("rtc-server", min_length=1, max_length=100)
+    """Under which name they appear."""

@@ -23,7 +23,16 @@ from rtc_server.paths import default_config_file
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import Hidden, Section
-from .server import AdmissionSection, AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection
+from .recording import RecordingSection
+from .server import (
+    AdmissionSection,
+    AuthSection,
+    LimitsSection,
+    LoggingSection,
+    ServerSection,
+    SystemSection,
+    TracingSection,
+)
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -52,8 +61,10 @@ class Settings(BaseModel):
     turns: TurnsSection = TurnsSection()
     webrtc: WebRtcSection = WebRtcSection()
     audio: AudioSection = AudioSection()
+    recording: RecordingSection = RecordingSection()
     system: SystemSection = SystemSection()
     logging: LoggingSection = LoggingSection()
+    tracing: TracingSection = TracingSection()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 

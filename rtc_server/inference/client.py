@@ -13,21 +13,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from model.interface import EngineEvent, EngineFault, EngineInfo, GenerateRequest, ResponseDone
 from rtc_server import metrics
 from rtc_server.errors import EngineError
 from rtc_server.logs import LogStyle
+from rtc_server.tracing import TraceStyle
 
 from .wire import (
+    AskMetrics,
     Cancel,
     Command,
     EngineEvents,
     EngineReady,
+    EngineReport,
     EngineUnavailable,
     FrameReader,
     Grant,
+    HostMetrics,
     Ping,
     Pong,
     Release,
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 READ_BYTES = 1 << 18
 MAX_UNSENT_BYTES = 16 * 1024 * 1024  # about 16 turns of 30 s; an engine this far behind is not reading any more
 STABLE_SECONDS = 30.0  # an engine that lived this long was healthy: its next restart starts at the first back-off
+METRICS_TIMEOUT_SECONDS = 1.0  # a step may take longer; its figures are then missing from the page for once
 LOAD_TIMEOUT_SECONDS = 900.0  # 22 GB from a disk of 30 MB/s; beyond it the host is hung
 
 EventSink: TypeAlias = Callable[[EngineEvent], None]
@@ -67,6 +72,7 @@ class EngineSettings:
     log_style: LogStyle = field(default_factory=LogStyle)
     step_timeout_seconds: float = 60.0
     """A process whose step takes longer ends, and is started again."""
+    trace_style: TraceStyle = field(default_factory=TraceStyle)
 
 
 class EngineClient(ABC):
@@ -81,7 +87,7 @@ class EngineClient(ABC):
         self._first_start: asyncio.Future[None] | None = None
         self._info: EngineInfo | None = None
         self._is_ready = False
-        self._asked_at: float | None = None
+        self._pinged_at: float | None = None
         self._closing = asyncio.Event()
         self.on_ready_changed: Callable[[bool], None] | None = None
         """Called when `is_ready` changes."""
@@ -89,6 +95,9 @@ class EngineClient(ABC):
         """How often the engine was lost and started again."""
         self.load_seconds = 0.0
         """How long the latest load and warm-up took."""
+        self.report: EngineReport | None = None
+        """What the engine is doing, at most a second old while it works; only its supervisor gets it."""
+        self._asked: asyncio.Future[bytes] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -113,6 +122,7 @@ class EngineClient(ABC):
 
     async def start(self) -> None:
         """Start the engine and wait until it is warm. Raises EngineError when it cannot be loaded."""
+        metrics.ENGINE_UNSENT.set_function(self._unsent_bytes)
         self._first_start = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
         await asyncio.wait({self._first_start, self._supervisor}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +135,7 @@ class EngineClient(ABC):
     async def close(self) -> None:
         """Stop the engine; live responses end as failed. Idempotent."""
         self._closing.set()
+        metrics.ENGINE_UNSENT.set_function(lambda: 0)
         if self._writer is not None:
             self._send(Shutdown())
             self._writer.close()
@@ -171,15 +182,29 @@ class EngineClient(ABC):
 
     def ping(self, now: float) -> None:
         """Ask whether the engine's loop turns, unless an answer is due already. Call it about once a second."""
-        if self._is_ready and self._asked_at is None:
-            self._asked_at = now
+        if self._is_ready and self._pinged_at is None:
+            self._pinged_at = now
             self._send(Ping())
 
     def silent_seconds(self, now: float) -> float:
         """How long the answer to a ping has been due; 0 = none is. Requests of calls stand in the same queue."""
-        return 0.0 if self._asked_at is None else now - self._asked_at
+        return 0.0 if self._pinged_at is None else now - self._pinged_at
+
+    async def metrics(self) -> bytes:
+        """Metrics of the host's process in Prometheus text format; empty when they are this process's own, or when it
+        does not answer in time."""
+        if not self._is_ready:
+            return b""
+        if self._asked is None:
+            self._asked = asyncio.get_running_loop().create_future()
+            self._send(AskMetrics())
+        done, _ = await asyncio.wait({self._asked}, timeout=METRICS_TIMEOUT_SECONDS)
+        return done.pop().result() if done else b""
 
     # --- whose the host is
+
+    is_supervisor: ClassVar[bool] = True
+    """It starts and restarts the host."""
 
     @abstractmethod
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -212,7 +237,8 @@ class EngineClient(ABC):
             if lived >= STABLE_SECONDS:
                 backoff = self._settings.restart_backoff_seconds
             self.restarts += 1
-            metrics.ENGINE_RESTARTS.inc()
+            if self.is_supervisor:
+                metrics.ENGINE_RESTARTS.inc()
             log.warning("engine lost, restarting", extra={"backoff_seconds": backoff})
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), backoff)
@@ -263,7 +289,10 @@ class EngineClient(ABC):
     def _set_ready(self, is_ready: bool) -> None:
         if is_ready != self._is_ready:
             self._is_ready = is_ready
-            self._asked_at = None
+            self._pinged_at = None
+            if not is_ready:
+                self._tell_metrics(b"")
+                self.report = None
             if self.on_ready_changed is not None:
                 self.on_ready_changed(is_ready)
 
@@ -272,6 +301,10 @@ class EngineClient(ABC):
             case EngineEvents(events):
                 for event in events:
                     self._deliver(event)
+            case EngineReport():
+                self.report = message
+            case HostMetrics(page):
+                self._tell_metrics(page)
             case EngineReady(info, load_seconds):
                 self._info = info
                 self._set_ready(True)
@@ -283,9 +316,17 @@ class EngineClient(ABC):
                 if self._first_start is not None and not self._first_start.done():
                     self._first_start.set_result(None)
             case Pong():
-                self._asked_at = None
+                self._pinged_at = None
             case EngineUnavailable(code, text):
                 raise EngineError(code, text)
+
+    def _tell_metrics(self, page: bytes) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.set_result(page)
+
+    def _unsent_bytes(self) -> int:
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
 
     def _deliver(self, event: EngineEvent) -> None:
         if isinstance(event, ResponseDone):

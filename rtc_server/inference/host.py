@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from model.interface import EngineEvent, EngineFault, EngineSetupError, ResponseDone, SpeechEngine
+from model.interface import EngineEvent, EngineFault, EngineSetupError, GenerateRequest, ResponseDone, SpeechEngine
 from model.registry import ModelsMissingError, create_engine
+from rtc_server.tracing import parse_traceparent
 
+from .engine_spans import EngineSpans
+from .meter import EngineMeter
 from .watch import StepWatch
 from .wire import (
+    AskMetrics,
     Cancel,
     Configure,
     EngineEvents,
@@ -26,6 +30,7 @@ from .wire import (
     EngineUnavailable,
     FrameReader,
     Grant,
+    HostMetrics,
     Ping,
     Pong,
     Release,
@@ -56,14 +61,21 @@ class _Client:
 class EngineHost:
     """Owns the engine and the host's ends of all connections until `serve` returns."""
 
-    def __init__(self, sock: socket.socket, watch: Callable[[float], StepWatch] | None = None) -> None:
-        """`watch` makes what ends the process when a step takes longer than so many seconds; only for a host that has
-        the process to itself."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        watch: Callable[[float], StepWatch] | None = None,
+        metrics_page: Callable[[], bytes] | None = None,
+    ) -> None:
+        """For a host that has the process to itself: `watch` makes what ends it when a step takes longer than so many
+        seconds; `metrics_page()` is its metrics."""
         self._make_watch = watch
+        self._metrics_page = metrics_page
         self._watch: StepWatch | None = None
         self._supervisor = _Client(sock, is_supervisor=True)
         self._clients = [self._supervisor]
         self._owners: dict[str, _Client] = {}  # who gets the events of a response
+        self._spans = EngineSpans()
         self._max_pending = 0
         self._listener: socket.socket | None = None
         self._wake_receive, self._wake_send = socket.socketpair()
@@ -141,10 +153,15 @@ class EngineHost:
         return engine
 
     def _run(self, engine: SpeechEngine) -> None:
+        meter = EngineMeter(engine, self._max_pending)
         while True:
             has_work = engine.has_work
             if self._watch is not None and not has_work:
                 self._watch.rest()
+            unread = sum(len(client.unsent) for client in self._clients)
+            report = meter.report(time.monotonic(), len(self._owners), unread, is_idle=not has_work)
+            if report is not None:
+                self._send(self._supervisor, report)
             if not self._receive(0.0 if has_work else None, engine):
                 return
             if self._watch is not None:
@@ -157,10 +174,16 @@ class EngineHost:
                             return
                         continue  # a worker that leaves closes its socket as well
                     self._apply(engine, client, command)
-            self._deliver(engine.step(time.monotonic()))
+            has_work = engine.has_work
+            begun = time.monotonic()
+            events = engine.step(begun)
+            if has_work:
+                meter.stepped(time.monotonic() - begun, events)
+            self._deliver(events)
 
     def _deliver(self, events: Sequence[EngineEvent]) -> None:
         """Every event to the client that asked, in order, one frame per client."""
+        self._spans.seen(events)
         by_client: dict[_Client, list[EngineEvent]] = {}
         for event in events:
             owner = self._owners.get(event.response_id)
@@ -175,6 +198,8 @@ class EngineHost:
         match command:
             case Submit(request):
                 fault = None
+                log.debug("response asked for", extra=_about(request))
+                self._spans.submitted(request, time.monotonic())
                 if len(self._owners) >= self._max_pending:
                     fault = EngineFault("engine_busy", "The engine has no room for another response.")
                 elif request.response_id in self._owners:
@@ -188,11 +213,14 @@ class EngineHost:
                         self._owners[request.response_id] = client
                 if fault is not None:
                     done = ResponseDone(request.response_id, "failed", time.monotonic(), fault)
+                    log.info("response refused", extra={**_about(request), "code": fault.code})
+                    self._spans.seen([done])
                     self._send(client, EngineEvents((done,)))
             case Cancel(response_id):
                 if self._owners.get(response_id) is client:
                     del self._owners[response_id]
                     engine.cancel(response_id)
+                    self._spans.cancelled(response_id, time.monotonic())
             case Grant(response_id, audio_ms):
                 if self._owners.get(response_id) is client:
                     engine.grant(response_id, audio_ms)
@@ -201,6 +229,8 @@ class EngineHost:
             case Release(response_id):
                 if self._owners.get(response_id) is client:
                     engine.release(response_id)
+            case AskMetrics():
+                self._send(client, HostMetrics(b"" if self._metrics_page is None else self._metrics_page()))
 
     def _receive(self, timeout: float | None, engine: SpeechEngine | None) -> bool:
         """Wait for input or a wake-up; False when the supervisor's end is closed."""
@@ -254,6 +284,7 @@ class EngineHost:
             del self._owners[response_id]
             if engine is not None:
                 engine.cancel(response_id)
+            self._spans.cancelled(response_id, time.monotonic())
 
     def _wake(self) -> None:
         # Called from engine threads. A full pipe already means that the host will wake; a closed one that
@@ -287,3 +318,10 @@ class EngineHost:
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
         self._selector.modify(client.sock, events, client)
+
+
+def _about(request: GenerateRequest) -> dict[str, str]:
+    """What a log line says of a request: ids, and nothing that was said."""
+    about = {"call_id": request.call_id, "response_id": request.response_id}
+    context = parse_traceparent(request.traceparent) if request.traceparent else None
+    return about if context is None else {**about, "trace_id": context.trace_name}

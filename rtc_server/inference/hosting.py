@@ -29,6 +29,7 @@ class HostingEngineClient(EngineClient):
                 settings.huge_pages,
                 settings.log_style,
                 settings.step_timeout_seconds,
+                settings.trace_style,
             )
         )
         return reader, self._writer

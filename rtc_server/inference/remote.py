@@ -13,6 +13,8 @@ CONNECT_INTERVAL_SECONDS = 0.05  # while the engine loads or restarts: a file lo
 class RemoteEngineClient(EngineClient):
     """Connects to the Unix-domain socket at `path`; comes back by itself when the engine was restarted."""
 
+    is_supervisor = False
+
     def __init__(self, settings: EngineSettings, path: str) -> None:
         super().__init__(settings)
         self._path = path

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from model.interface import EngineEvent, EngineInfo, GenerateRequest
+from model.interface import EngineEvent, EngineInfo, EngineLoad, GenerateRequest
 from rtc_server.logs import LogStyle
+from rtc_server.tracing import TraceStyle
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # far above a 30 s turn (1 MB) with a long history; a corrupt length stops here
@@ -33,6 +34,7 @@ class Configure:
     huge_pages: bool = True
     log_style: LogStyle = field(default_factory=LogStyle)
     step_timeout_seconds: float = 60.0
+    trace_style: TraceStyle = field(default_factory=TraceStyle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,12 @@ class Shutdown:
     """Close the engine and leave."""
 
 
-Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Ping | Shutdown
+@dataclass(frozen=True, slots=True)
+class AskMetrics:
+    """Answer with `HostMetrics`, before the next step."""
+
+
+Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Ping | AskMetrics | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,23 @@ class EngineEvents:
     events: tuple[EngineEvent, ...]
 
 
-Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents | Pong
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What the engine is doing, for its supervisor."""
+
+    load: EngineLoad
+    real_time_factor: float | None
+    """Compute seconds per second of audio generated; None where none was lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostMetrics:
+    """The host's process in Prometheus text format; empty when it is the supervisor's own."""
+
+    page: bytes
+
+
+Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents | EngineReport | HostMetrics | Pong
 
 
 def encode(message: object) -> bytes:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-from rtc_server import logs
+from rtc_server import logs, process_metrics, tracing
 from rtc_server.scheduling import Scheduling, apply, report
 
 from .host import EngineHost
@@ -27,6 +27,7 @@ def prepare_process(configure: Configure) -> None:
     root = logging.getLogger()
     logging.getLogger("rtc_server").setLevel(root.level)
     root.setLevel(max(root.level, logging.WARNING))  # the models' libraries tell much while they load
+    tracing.configure(configure.trace_style, "engine")
     request = Scheduling(configure.cpu_affinity, configure.nice, huge_pages=configure.huge_pages)
     report(apply(request), "engine")
 
@@ -37,7 +38,8 @@ def main() -> None:
     # Ctrl-C reaches the whole process group, systemd's SIGTERM the whole unit; the server decides when the engine ends.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    EngineHost(socket.socket(fileno=int(sys.argv[1])), StepWatch).serve(prepare_process)
+    EngineHost(socket.socket(fileno=int(sys.argv[1])), StepWatch, process_metrics.page).serve(prepare_process)
+    tracing.shutdown()
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ class Line(Protocol):
     def acknowledge(self, size: int) -> None:
         """A message of that length has reached the client."""
 
-    def disconnect(self) -> None:
-        """The client is gone. Idempotent."""
+    def disconnect(self, *, is_lost: bool = False) -> None:
+        """The client is gone; `is_lost`: without having said so. Idempotent."""
 
 
 class WindowedChannel:
@@ -66,12 +66,12 @@ class WindowedChannel:
         if not self._is_over and self._line is not None:
             self._line.acknowledge(size)
 
-    def close(self) -> None:
+    def close(self, *, is_lost: bool = False) -> None:
         """See `Channel.close`."""
         if not self._is_over:
             self._finish()
             if self._line is not None:
-                self._line.disconnect()
+                self._line.disconnect(is_lost=is_lost)
 
     # --- SocketPeer
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
+from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.codecs.opus import OpusOptions
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError
 from rtc_server.inference.client import EngineClient
 from rtc_server.network.sockets import MediaSockets
+from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.sdp import Offer
@@ -42,13 +44,24 @@ class LocalNode:
         make_judge: TurnJudgeFactory = NoTurnJudge,
         port_offset: int = 0,
         on_end: Callable[[str], None] | None = None,
+        save_snapshot: SaveSnapshot | None = None,
     ) -> None:
         """`port_offset`: number of this node among those of the machine, added to a fixed shared port; `on_end` gets
-        the id of every call that is over."""
+        the id of every call that is over; `save_snapshot` what of a call could go on in another."""
         webrtc = settings.webrtc
         self._settings = settings
         self._engine = engine
-        self.registry = CallRegistry(settings, engine, make_vad, tasks, on_end=self._on_end, make_judge=make_judge)
+        self._recordings = RecordingStore(settings.recording) if settings.recording.enabled else None
+        self.registry = CallRegistry(
+            settings,
+            engine,
+            make_vad,
+            tasks,
+            on_end=self._on_end,
+            make_judge=make_judge,
+            save_snapshot=save_snapshot,
+            recordings=self._recordings,
+        )
         port = webrtc.udp_port + port_offset if webrtc.udp_port else 0
         port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
         self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())
@@ -129,6 +142,10 @@ class LocalNode:
         else:
             await self.registry.get(call_id).hang_up()
 
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """See `MediaNode`."""
+        return await self.registry.hand_over(call_id)
+
     async def metrics(self) -> bytes:
         """See `MediaNode`: this process's own registry has them."""
         return b""
@@ -146,6 +163,8 @@ class LocalNode:
         await self.registry.close(timeout_seconds)
         await self._listeners.close()
         self._resources.close()
+        if self._recordings is not None:
+            await asyncio.to_thread(self._recordings.close)
 
     def _start(self, request: ChannelRequest, peer: SocketPeer) -> tuple[str, Line]:
         slot = self.registry.reserve()

@@ -3,17 +3,16 @@ own. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-OWN = ("rtc_server_asyncio_tasks", "rtc_server_threads", "rtc_server_rss_bytes", "python_", "process_")
 
-
-def merge(pages: Sequence[tuple[str, bytes]]) -> list[Metric]:
-    """Families of all (process name, page) pairs: samples of the same name and labels are added, those in `OWN` get a
+def merge(pages: Sequence[tuple[str, bytes]], of_process: Collection[str]) -> list[Metric]:
+    """Families of all (process name, page) pairs: samples of the same name and labels are added, those in
+    `of_process` get a
     `process` label instead. Raises ValueError for a page that is not Prometheus text."""
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
@@ -23,7 +22,7 @@ def merge(pages: Sequence[tuple[str, bytes]]) -> list[Metric]:
             totals = values.setdefault(merged.name, {})
             for sample in family.samples:
                 labels = dict(sample.labels)
-                if family.name.startswith(OWN):
+                if family.name in of_process:
                     labels["process"] = process
                 elif sample.name.endswith("_created"):
                     continue  # the start time of a counter: of no use in a sum

@@ -71,8 +71,9 @@ class Channel(Protocol):
     def acknowledge(self, size: int) -> None:
         """A message of that `len` that `on_data` got has reached the client: one that does not read loses its call."""
 
-    def close(self) -> None:
-        """The client is gone. Ends the call, or only the sideband. Idempotent."""
+    def close(self, *, is_lost: bool = False) -> None:
+        """The client is gone; `is_lost`: without having said so, and may come back. Ends the call, or only the
+        sideband. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,10 @@ class MediaNode(Protocol):
 
     async def hang_up(self, call_id: str) -> None:
         """End a call. Raises CallNotFoundError."""
+
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """End a call whose session goes on in another: its last `calls.snapshot.CallSnapshot`, None when it has none.
+        Its slot is free by then. Raises CallNotFoundError."""
 
     async def metrics(self) -> bytes:
         """Its metrics in Prometheus text format; empty when they are this process's own."""

@@ -36,6 +36,11 @@ def controls(owner: Owner, other: Owner) -> bool:
     return other[: len(owner)] == owner
 
 
+def account(owner: Owner) -> Owner:
+    """Who stands behind `owner`: a browser may come back with another secret of the key that its first one was of."""
+    return owner[: owner.index("secret")] if "secret" in owner[1:] else owner
+
+
 class CallOwners:
     """The calls of one router. `is_live` tells whether a call goes on; others are forgotten by themselves."""
 

@@ -13,6 +13,7 @@ from rtc_server.inference.client import EngineSettings
 from rtc_server.logs import LogStyle
 from rtc_server.paths import models_dir
 from rtc_server.scheduling import engine_environment, thread_placement
+from rtc_server.tracing import TraceStyle
 from rtc_server.transports.pacer import TICK_SECONDS
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.smart_turn import SmartTurn
@@ -44,6 +45,7 @@ def engine_settings(settings: Settings, listen_path: str | None = None) -> Engin
         huge_pages=settings.system.engine_huge_pages,
         environment=engine_environment(settings),
         log_style=LogStyle(settings.logging.level, settings.logging.format),
+        trace_style=TraceStyle(**settings.tracing.model_dump()),
         step_timeout_seconds=engine.step_timeout_seconds,
     )
 

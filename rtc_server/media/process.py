@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from rtc_server import metrics
+from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.config import Settings
 from rtc_server.errors import CallEndedError, NotReadyError
 from rtc_server.inference.wire import FrameReader, encode
@@ -23,7 +24,7 @@ from rtc_server.transports.sdp import Offer
 
 from .channels import WindowedChannel
 from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, OfferRequest
-from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, WorkerLoad
+from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, SnapshotChanged, WorkerLoad
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,15 @@ LOST_CALLS_KEPT = 1_024  # ids of calls that died with their worker: the client 
 class ProcessNode:
     """A `MediaNode`. `start` it once; it keeps a worker alive until `close`."""
 
-    def __init__(self, settings: Settings, index: int, engine_path: str) -> None:
+    def __init__(
+        self, settings: Settings, index: int, engine_path: str, save_snapshot: SaveSnapshot | None = None
+    ) -> None:
         self.index = index
         self.restarts = 0
         """How often the worker was lost and started again."""
         self._settings = settings
         self._engine_path = engine_path
+        self._save_snapshot = save_snapshot
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._calls: set[str] = set()
@@ -141,6 +145,11 @@ class ProcessNode:
     async def hang_up(self, call_id: str) -> None:
         """See `MediaNode`."""
         await self._ask_about(call_id, "hang_up")
+
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """See `MediaNode`."""
+        snapshot: bytes | None = await self._ask_about(call_id, "hand_over")
+        return snapshot
 
     async def metrics(self) -> bytes:
         """See `MediaNode`."""
@@ -289,6 +298,9 @@ class ProcessNode:
             case ChannelClosed(number, code, reason):
                 if number in self._channels:
                     self._channels[number].on_closed(code, reason)
+            case SnapshotChanged(key, owner, data):
+                if self._save_snapshot is not None:
+                    self._save_snapshot(key, owner, data)
             case WorkerLoad(is_ready, ended, underruns, played_seconds):
                 self._is_ready = is_ready
                 self._underruns, self._played_seconds = underruns, played_seconds
@@ -340,5 +352,5 @@ class _RemoteLine:
     def acknowledge(self, size: int) -> None:
         self._write(ChannelRead(self._number, size))
 
-    def disconnect(self) -> None:
-        self._write(ChannelClosed(self._number))
+    def disconnect(self, *, is_lost: bool = False) -> None:
+        self._write(ChannelClosed(self._number, is_lost=is_lost))

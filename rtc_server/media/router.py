@@ -84,7 +84,7 @@ class MediaRouter:
                 answer = await node.answer(request)
                 started(answer.call_id)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
         self._remember(answer.call_id, node)
         return answer
@@ -100,7 +100,7 @@ class MediaRouter:
                 channel = await node.open_channel(request, peer)
                 started(channel.call_id)
         except ApiError as error:
-            metrics.CALLS_REFUSED.labels(error.code).inc()
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
             raise
         self._remember(channel.call_id, node)
         return channel
@@ -133,6 +133,10 @@ class MediaRouter:
     async def hang_up(self, call_id: str) -> None:
         """See `MediaNode`."""
         await self._node(call_id).hang_up(call_id)
+
+    async def hand_over(self, call_id: str) -> bytes | None:
+        """See `MediaNode`."""
+        return await self._node(call_id).hand_over(call_id)
 
     async def metrics(self) -> list[bytes]:
         """The metrics of the nodes that are other processes; those that do not answer are left out."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from model.interface import Pcm16
+from rtc_server import metrics
 from rtc_server.turns.judge import TurnModel
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class TurnJudges:
         with self._changed:
             if self._has_failed or (judge not in self._waiting and len(self._waiting) >= self._max_waiting):
                 self._waiting.pop(judge, None)
+                metrics.TURN_QUESTIONS_DROPPED.inc()
                 return
             self._waiting[judge] = question
             self._askers.add(judge)

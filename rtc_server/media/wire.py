@@ -36,6 +36,16 @@ class WorkerLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotChanged:
+    """A session as it stands, for the store (`calls.snapshot_timer.SaveSnapshot`)."""
+
+    key: str
+    owner: tuple[str, ...]
+    data: bytes | None
+    """None: it is over for good."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Call `method` of the worker's node with `arguments`."""
 
@@ -77,6 +87,8 @@ class ChannelClosed:
     channel: int
     code: int = 1000
     reason: str = ""
+    is_lost: bool = False
+    """From signaling: the client did not say that it goes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from rtc_server import logs, metrics
+from rtc_server import logs, process_metrics, tracing
 from rtc_server.errors import ApiError
 from rtc_server.inference.remote import RemoteEngineClient
 from rtc_server.inference.wire import FrameReader, encode
@@ -26,7 +26,17 @@ from .channels import WINDOW, Line
 from .local import LocalNode
 from .node import ChannelRequest
 from .parts import engine_settings, turn_judge_factory, vad_factory
-from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Failure, Reply, Request, WorkerLoad
+from .wire import (
+    ChannelClosed,
+    ChannelData,
+    ChannelRead,
+    ConfigureWorker,
+    Failure,
+    Reply,
+    Request,
+    SnapshotChanged,
+    WorkerLoad,
+)
 
 log = logging.getLogger("rtc_server.media.worker")
 
@@ -36,7 +46,7 @@ READ_STEP = WINDOW // 8  # what a call has read is told in lumps: 3 times a seco
 PLAYBACK_SECONDS = 1.0
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
 METHODS = frozenset(
-    {"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "metrics"}
+    {"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over", "metrics"}
     | {"announce_drain", "finish_replies", "close"}
 )
 
@@ -74,6 +84,7 @@ class Worker:
                     make_judge=turn_judge_factory(settings),
                     port_offset=configure.index,
                     on_end=self._tell_ended,
+                    save_snapshot=self._tell_snapshot,
                 )
                 telling = tasks.create_task(self._tell_playback(node), name="tell-playback")
                 gc.collect()
@@ -120,10 +131,10 @@ class Worker:
             case ChannelRead(channel, size):
                 if channel in self._lines:
                     self._lines[channel].acknowledge(size)
-            case ChannelClosed(channel):
+            case ChannelClosed(channel, is_lost=is_lost):
                 line = self._lines.pop(channel, None)
                 if line is not None:
-                    line.disconnect()
+                    line.disconnect(is_lost=is_lost)
             case _:
                 raise ValueError(f"unknown message {type(message).__name__}")
 
@@ -145,7 +156,7 @@ class Worker:
             if request.method not in METHODS:
                 raise ValueError(f"unknown request {request.method}")
             if request.method == "metrics":
-                result = metrics.page()
+                result = process_metrics.page()
             else:
                 result = await getattr(node, request.method)(*request.arguments)
         except ApiError as error:
@@ -179,6 +190,9 @@ class Worker:
                 told = played
                 self._tell_load(node)
 
+    def _tell_snapshot(self, key: str, owner: tuple[str, ...], data: bytes | None) -> None:
+        self._send(SnapshotChanged(key, owner, data))
+
     def _send(self, message: object) -> None:
         if not self._writer.is_closing():
             self._writer.write(encode(message))
@@ -211,6 +225,7 @@ def prepare_process(configure: ConfigureWorker) -> None:
     """Its log, its CPU and priority, and how threads share the interpreter. Called on the event loop."""
     settings = configure.settings
     logs.configure(settings.logging)
+    tracing.configure(settings.tracing, f"media-{configure.index}")
     report(apply(media_scheduling(settings, configure.index)), f"media worker {configure.index}")
     place_executor(settings.system.executor_cpu_affinity)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -218,7 +233,8 @@ def prepare_process(configure: ConfigureWorker) -> None:
 
 async def _main(sock: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=sock)
-    await Worker(reader, writer).run()
+    with process_metrics.watching_loop():
+        await Worker(reader, writer).run()
 
 
 def main() -> None:
@@ -228,6 +244,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     asyncio.run(_main(socket.socket(fileno=int(sys.argv[1]))))
+    tracing.shutdown()
 
 
 if __name__ == "__main__":

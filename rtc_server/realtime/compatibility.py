@@ -43,6 +43,8 @@ CLIENT_EVENTS: dict[str, Support] = {
         "partial", "everything but prompt, reasoning, and a sound format other than the session's"
     ),
     "response.cancel": FULL,
+    "rtc_server.recording.start": Support("ours", "record this call, where the server records those that ask for it"),
+    "rtc_server.recording.stop": Support("ours", "record no more of it; what was recorded is kept"),
     "transcription_session.update": Support("refused", "use session.update in a session of type transcription"),
 }
 
@@ -87,6 +89,9 @@ SERVER_EVENTS: dict[str, Support] = {
     "response.function_call_arguments.done": FULL,
     "rate_limits.updated": Support("supported", "responses per minute of this call"),
     "mcp_list_tools.*, response.mcp_call.*": Support("refused", "MCP servers are not contacted; declare functions"),
+    "rtc_server.session.resumable": Support("ours", "how to go on with the session after its connection was lost"),
+    "rtc_server.recording.started": Support("ours", "the call is recorded from now on: see recording.md"),
+    "rtc_server.recording.stopped": Support("ours", "it is not recorded any more, and why"),
     "rtc_server.turn.metrics": Support("ours", "where each millisecond between question and answer went"),
     "rtc_server.server.draining": Support("ours", "the server ends in `seconds_left`; connect to another one"),
 }

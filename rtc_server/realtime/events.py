@@ -130,6 +130,14 @@ class InputAudioCommit(_ClientEvent):
     type: Literal["input_audio_buffer.commit"]
 
 
+class RecordingStart(_ClientEvent):
+    type: Literal["rtc_server.recording.start"]
+
+
+class RecordingStop(_ClientEvent):
+    type: Literal["rtc_server.recording.stop"]
+
+
 ClientEvent: TypeAlias = (
     SessionUpdate
     | ItemCreate
@@ -142,6 +150,8 @@ ClientEvent: TypeAlias = (
     | InputAudioAppend
     | InputAudioClear
     | InputAudioCommit
+    | RecordingStart
+    | RecordingStop
 )
 _ADAPTER: TypeAdapter[ClientEvent] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
 

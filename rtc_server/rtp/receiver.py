@@ -95,6 +95,9 @@ class AudioReceiver:
         self._on_digit = on_digit
         self._decoders: dict[int, AudioDecoder] = {}
         self._events: dict[int, TelephoneEvents] = {}
+        self.on_payload: Callable[[PayloadFormat, int, bytes], None] | None = None
+        """Gets every payload that was decoded, in order: its format, its timestamp and itself. RED is unwrapped, and
+        what only its copies held is there too."""
         self.statistics = ReceiverStatistics()
         self.source: int | None = None
         """SSRC of the voice that is heard."""
@@ -316,6 +319,8 @@ class AudioReceiver:
             self.statistics.concealed_samples += len(pcm)
         else:
             self.statistics.decoded_samples += len(pcm)
+            if self.on_payload is not None:
+                self.on_payload(payload_format, timestamp, payload)
         rate = payload_format.clock_rate
         if self._expected is not None and rate == self._rate:
             gap = timestamp_difference(timestamp, self._expected)
@@ -432,6 +437,9 @@ class AudioReceiver:
                 continue
             self.statistics.recovered_packets += 1
             self.statistics.recovered_samples += len(pcm)
+            if self.on_payload is not None:
+                block_timestamp = (timestamp - block.offset) & 0xFFFFFFFF
+                self.on_payload(self._formats[block.payload_type], block_timestamp, block.payload)
             self._emit_pcm(pcm, 0.0)
         return 0
 

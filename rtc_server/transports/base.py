@@ -6,7 +6,7 @@ everything else. Both live on one event loop, so the calls between them are plai
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from model.interface import Pcm16
 from rtc_server.audio.playout import PlayoutFrame
@@ -36,6 +36,24 @@ class MediaSink(Protocol):
         """The next 20 ms of output at the transport's playout rate; `lateness_seconds` behind its due time."""
 
 
+class MediaTap(Protocol):
+    """Gets the audio as it passes on the wire: payloads, decrypted and in order, nothing decoded."""
+
+    def on_received(self, payload: bytes, timestamp: int, now: float) -> None:
+        """A payload of the peer; `timestamp` in ticks of its codec. What never came is left out."""
+
+    def on_sent(self, payload: bytes, timestamp: int, now: float) -> None:
+        """A payload to the peer."""
+
+
+class TappedCodings(NamedTuple):
+    """What a tap will get: "opus", "PCMU" or "PCMA"; None where there are no payloads that could be kept as they
+    are, and only the samples of the `MediaSink` tell what was heard."""
+
+    received: str | None = None
+    sent: str | None = None
+
+
 class MediaTransport(Protocol):
     """One peer. Created by whoever answers the peer; closed exactly once, from any state."""
 
@@ -55,6 +73,9 @@ class MediaTransport(Protocol):
     def fill_input(self, now: float) -> None:
         """The sink plays its input in real time and has nothing left: a frame that is missing is made up now, through
         `on_audio`. Nothing where input cannot be missing."""
+
+    def tap(self, tap: MediaTap | None) -> TappedCodings:
+        """`tap` gets the payloads from now on, instead of whoever got them before; None = nobody."""
 
     def send_event(self, event: Event) -> None:
         """Send one event; dropped when the channel is not open. A peer that does not read is disconnected."""

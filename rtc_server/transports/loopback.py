@@ -9,7 +9,7 @@ from rtc_server.audio.pcm import FRAME_MS, PLAYOUT_SAMPLE_RATE
 from rtc_server.audio.playout import PlayoutFrame
 from rtc_server.realtime.words import Event
 
-from .base import MediaSink
+from .base import MediaSink, MediaTap, TappedCodings
 
 MAX_KEPT = 100_000  # events and frames kept for inspection; a test that needs more is a soak test
 
@@ -55,6 +55,10 @@ class LoopbackTransport:
 
     def fill_input(self, now: float) -> None:
         """See `MediaTransport.fill_input`: nothing is lost on the way."""
+
+    def tap(self, tap: MediaTap | None) -> TappedCodings:
+        """See `MediaTransport.tap`: there are no payloads."""
+        return TappedCodings()
 
     def send_event(self, event: Event) -> None:
         if len(self.events) < MAX_KEPT:

@@ -22,13 +22,16 @@ from rtc_server.rtp.receiver import AudioReceiver
 from rtc_server.rtp.transport_feedback import TransportFeedback, transport_sequence
 
 from .aiortc_media import ntp_now
+from .base import MediaTap, TappedCodings
 from .pacer import Pacer
 from .srtp import BUFFER, MAX_PACKET_BYTES, RTP_HEADER_BYTES, SrtpReceiver, SrtpSender
+from .stream_meter import FRAMES, StreamMeter
 
 SETTLE_FRAMES = 5  # silence encoded for real after sound: the encoder's and the decoder's memories run out together
 DTX_FRAMES = 20  # one packet per 400 ms while silent, as libopus does (RFC 7587 section 3.1.3)
 KEPT_PACKETS = 32  # 640 ms: older audio has been played or concealed by any peer
 SOON_SECONDS = 0.02  # a deadline nearer than the next tick gets a timer of its own
+TAPPABLE = ("opus", "PCMU", "PCMA")  # payloads that stand for themselves; those of G.722 need all before them
 MAX_PAYLOAD_BYTES = MAX_PACKET_BYTES - RTP_HEADER_BYTES - 32  # 32: authentication tag and MKI
 
 _HEADER = struct.Struct("!BBHII")
@@ -105,6 +108,7 @@ class RtpStream:
         self._obeys_remb = obey_remb
         self._is_closed = False
         self._is_heard = is_heard
+        self._tap: MediaTap | None = None
         self.outlet: RtpStream | None = None
         """The stream that pulls the sink's frames, while it is sending, in place of a peer that takes no audio."""
         # (sequence number, protected packet); only kept for a peer that may ask for it again
@@ -119,6 +123,8 @@ class RtpStream:
         """Share of our packets that the peer lost, from its latest report."""
         self.remote_jitter_ms = 0.0
         self.round_trip_seconds: float | None = None
+        self._meter = StreamMeter()
+        self._ticks = 0
 
     @property
     def playout_sample_rate(self) -> int:
@@ -153,11 +159,26 @@ class RtpStream:
         """Silence is sent from now on, and what comes in is dropped."""
         self._sink = None
 
+    def tap(self, tap: MediaTap | None, coding: str) -> TappedCodings:
+        """See `MediaTransport.tap`. What the peer sends in another codec than `coding`, the one agreed, is left out."""
+        if tap is None or coding not in TAPPABLE:
+            self._tap = self._receiver.on_payload = None
+            return TappedCodings()
+
+        def on_payload(payload_format: PayloadFormat, timestamp: int, payload: bytes) -> None:
+            if payload_format.name == coding:
+                tap.on_received(payload, timestamp, self._now)
+
+        self._receiver.on_payload = on_payload
+        self._tap = tap if self._is_heard else None
+        return TappedCodings(coding, coding if self._is_heard else None)
+
     def close(self) -> None:
         """Stop both directions and free the codecs. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._meter.update(self)
         self.stop_receiving()
         self.stop_sending()
         for decoder in self._decoders:
@@ -207,6 +228,7 @@ class RtpStream:
         self.remote_fraction_lost = fraction_lost
         self.remote_jitter_ms = jitter_ticks * 1_000 / self._encoder.rtp_clock_rate
         self.round_trip_seconds = round_trip_seconds
+        self._meter.reported(fraction_lost, self.remote_jitter_ms, round_trip_seconds)
         self._encoder.report_loss(fraction_lost)
 
     def retransmit(self, sequence: int) -> None:
@@ -276,6 +298,7 @@ class RtpStream:
             self._on_error(error)
 
     def _emit(self, pcm: Pcm16, delay_ms: float) -> None:
+        self._meter.emitted(delay_ms)
         if self._sink is not None:
             self._sink.on_audio(pcm, self._now, delay_ms)
 
@@ -285,6 +308,9 @@ class RtpStream:
         """See `Paced`: one frame."""
         if self._is_closed:
             return None
+        self._ticks += 1
+        if self._ticks % FRAMES == 0:
+            self._meter.update(self)
         if self._srtp_out is None:
             return self._pull_unheard(now, max(0.0, now - due))
         self._timestamp = (self._timestamp + self._frame_ticks * (1 + skipped_frames)) & 0xFFFFFFFF
@@ -299,6 +325,8 @@ class RtpStream:
         if payload is None:
             self._is_after_gap = True
         elif self._srtp_out is not None:  # the sink may have ended the call
+            if self._tap is not None:
+                self._tap.on_sent(payload, self._timestamp, now)
             self._send(self._srtp_out, payload)
         if self._feedback is not None:
             self._send_feedback(self._feedback, now)

@@ -22,7 +22,6 @@ from aiortc import (
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecParameters
 
-from model.interface import INPUT_SAMPLE_RATE
 from rtc_server import metrics
 from rtc_server.codecs.base import PayloadFormat
 from rtc_server.codecs.factory import create_decoder, create_encoder
@@ -47,7 +46,7 @@ from .aiortc_media import (
     use_process_certificate,
 )
 from .aiortc_sctp import guard_data_channel
-from .base import MediaSink
+from .base import MediaSink, MediaTap, TappedCodings
 from .fragments import IceFragment, IceUpdate, restart_fragment
 from .pacer import Pacer
 from .rtp_stream import RtpStream
@@ -107,6 +106,7 @@ class WebRtcTransport:
         self._resources = resources
         self._path = MediaPath()
         self._stream: RtpStream | None = None
+        self._coding = ""
         self._ice: RestartableIce | None = None
         self._channel: RTCDataChannel | None = None
         self._sink: MediaSink | None = None
@@ -239,11 +239,16 @@ class WebRtcTransport:
         """See `MediaTransport.fill_input`."""
         self.stream.fill_input(now)
 
+    def tap(self, tap: MediaTap | None) -> TappedCodings:
+        """See `MediaTransport.tap`."""
+        return self.stream.tap(tap, self._coding)
+
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
         channel = self._channel
         if channel is None or channel.readyState != "open":
             return
+        metrics.EVENT_BACKLOG.observe(channel.bufferedAmount)
         if channel.bufferedAmount > MAX_UNREAD_BYTES:
             self._end("client_not_reading")
             return
@@ -275,7 +280,6 @@ class WebRtcTransport:
         finally:
             if self._stream is not None:
                 self._stream.close()
-                _count(self._stream)
 
     # --- inside
 
@@ -305,6 +309,7 @@ class WebRtcTransport:
 
     def _make_stream(self, negotiated: Negotiated, *, is_heard: bool) -> RtpStream:
         speech = negotiated.speech
+        self._coding = speech.name
         return RtpStream(
             self._path,
             self._resources.pacer,
@@ -375,19 +380,3 @@ def _codec(payload_format: PayloadFormat, negotiated: Negotiated, use_dtx: bool)
         rtcpFeedback=feedback,
         parameters=parameters,
     )
-
-
-def _count(stream: RtpStream) -> None:
-    """A call's media, added to the process's metrics when it ends."""
-    statistics = stream.receiver.statistics
-    for kind in ("received", "lost", "late", "duplicates", "reordered", "corrupt", "recovered_packets"):
-        metrics.RTP_PACKETS_IN.labels(kind.removesuffix("_packets")).inc(getattr(statistics, kind))
-    metrics.RTP_PACKETS_IN.labels("rejected").inc(stream.rejected_packets)
-    metrics.RTP_PACKETS_OUT.inc(stream.packets_sent)
-    for kind in ("decoded", "recovered", "concealed", "filled", "skipped"):
-        metrics.INPUT_AUDIO_SECONDS.labels(kind).inc(getattr(statistics, f"{kind}_samples") / INPUT_SAMPLE_RATE)
-    metrics.PLAYOUT_SKIPPED.inc(stream.skipped_frames)
-    metrics.RTP_REMOTE_LOSS.observe(stream.remote_fraction_lost)
-    metrics.RTP_REMOTE_JITTER.observe(stream.remote_jitter_ms / 1_000)
-    if stream.round_trip_seconds is not None:
-        metrics.RTP_ROUND_TRIP.observe(stream.round_trip_seconds)

@@ -23,7 +23,7 @@ from rtc_server import metrics
 from rtc_server.audio.pcm import PLAYOUT_SAMPLE_RATE
 from rtc_server.realtime.words import Event
 
-from .base import MediaSink
+from .base import MediaSink, MediaTap, TappedCodings
 from .pacer import Pacer
 
 MAX_UNREAD = 1 << 20  # 16 s of base64 audio at 24 kHz; a peer this far behind plays nothing that was meant for now
@@ -38,6 +38,7 @@ NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_AGAIN = 1000, 1001, 1008, 1011, 1013
 CLOSE_CODES = {
     "hangup": NORMAL,
     "peer_closed": NORMAL,
+    "resumed": NORMAL,
     "time_limit": GOING_AWAY,  # what OpenAI's clients see as the end of the hour
     "client_not_reading": POLICY,  # reading is the client's duty; trying again later would not help
     "shutdown": TRY_AGAIN,
@@ -72,23 +73,24 @@ class Unread:
     """What was given to the peer and has not reached its client."""
 
     def __init__(self) -> None:
-        self._size = 0
+        self.size = 0
+        """Bytes."""
         self._counted = 0
 
     def add(self, size: int) -> bool:
         """One message of `size` goes out. False: that is too much."""
-        self._size += size
+        self.size += size
         self._counted += min(size, LARGE_MESSAGE)
         return self._counted <= MAX_UNREAD
 
     def remove(self, size: int) -> None:
         """One message of `size` has arrived."""
-        self._size -= size
+        self.size -= size
         self._counted -= min(size, LARGE_MESSAGE)
 
     @property
     def is_much(self) -> bool:
-        return self._size > MUCH_UNREAD
+        return self.size > MUCH_UNREAD
 
 
 class Inbox:
@@ -167,6 +169,10 @@ class WebSocketTransport:
     def fill_input(self, now: float) -> None:
         """See `MediaTransport.fill_input`: nothing is lost on the way."""
 
+    def tap(self, tap: MediaTap | None) -> TappedCodings:
+        """See `MediaTransport.tap`: there are no payloads."""
+        return TappedCodings()
+
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
         self._send(json.dumps(event, separators=(",", ":"), ensure_ascii=False))
@@ -208,9 +214,9 @@ class WebSocketTransport:
         """A message of `size` has reached the client."""
         self._unread.remove(size)
 
-    def disconnect(self) -> None:
-        """The client is gone."""
-        self._end("peer_closed")
+    def disconnect(self, *, is_lost: bool = False) -> None:
+        """The client is gone; `is_lost`: without having said so."""
+        self._end("connection_failed" if is_lost else "peer_closed")
 
     # --- Paced
 
@@ -247,6 +253,7 @@ class WebSocketTransport:
     def _send(self, data: str | bytes) -> None:
         if self._is_closed:
             return
+        metrics.EVENT_BACKLOG.observe(self._unread.size)
         is_fine = self._unread.add(len(data))
         self._peer.on_data(data)
         if not is_fine:
@@ -303,7 +310,7 @@ class Sideband:
         """A message of `size` has reached the client."""
         self._unread.remove(size)
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, is_lost: bool = False) -> None:
         """The client is gone."""
         self._leave()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,3 +80,11 @@ def test_flushing_before_any_input_gives_nothing() -> None:
     resampler = StreamResampler(24_000, 48_000)
     assert len(resampler.resample(np.zeros(0, np.int16))) == 0
     assert len(resampler.flush()) == 0
+
+
+def test_a_resampler_starts_no_thread() -> None:
+    before = psutil.Process().num_threads()
+    resamplers = [StreamResampler(16_000, 48_000) for _ in range(4)]
+    for resampler in resamplers:
+        resampler.resample(np.zeros(320, np.int16))
+    assert psutil.Process().num_threads() == before

@@ -249,6 +249,18 @@ def test_motion_stops_where_it_is_not_wanted(open_page: OpenPage) -> None:
     assert running == 0
 
 
+def test_who_is_recorded_reads_and_hears_it_for_as_long_as_it_is_so(open_page: OpenPage) -> None:
+    page = speaking(open_page()).page
+    clock, status = page.locator("#call-clock"), page.locator("#announce-state")
+    expect(clock).not_to_contain_text("Recorded")
+    say(page, [{"type": "rtc_server.recording.started", "audio": True}])
+    expect(clock).to_contain_text("Recorded · ")
+    expect(status).to_have_text("This call is recorded.")
+    say(page, [{"type": "rtc_server.recording.stopped", "reason": "disk_full"}])
+    expect(clock).not_to_contain_text("Recorded")
+    expect(status).to_have_text("This call is not recorded any more.")
+
+
 def test_the_theme_follows_the_system_until_it_is_chosen(open_page: OpenPage) -> None:
     caller = scripted(open_page(scheme="dark"))
     background = "() => getComputedStyle(document.documentElement).backgroundColor"

@@ -274,6 +274,53 @@ def test_typing_during_a_reply_interrupts_it_first(conversation: Run) -> None:
     assert events[2]["item"] == {"type": "message", "role": "user", "content": content}
 
 
+# --- a session that goes on after its call was lost
+
+RESUMED = """
+    const told = (id, role, kind, words) => {
+      const content = [kind.endsWith("audio") ? { type: kind, transcript: words } : { type: kind, text: words }];
+      say("conversation.item.added", { item: { id, type: "message", role, status: "completed", content } });
+    };
+    const resumed = (num_items) =>
+      say("rtc_server.session.resumable", { resume_token: "rsm_1", keep_seconds: 90, resumed: true, num_items });
+"""
+
+
+def test_a_page_that_lost_everything_draws_the_conversation_again(conversation: Run) -> None:
+    captions, finished, answers = conversation(
+        RESUMED
+        + """
+        resumed(3);
+        told("item_1", "user", "input_audio", "Where is it?");
+        told("item_2", "assistant", "output_audio", "In Paris.");
+        told("item_3", "user", "input_text", "Thanks.");
+        return [captions(), finished, answers];
+        """
+    )
+    assert [(c["who"], c["text"], c["state"]) for c in captions] == [
+        ("you", "Where is it?", "done"),
+        ("reply", "In Paris.", "done"),
+        ("you", "Thanks.", "done"),
+    ]
+    assert finished == [], "nothing of it is read out again"
+    assert answers == [{"type": "response.create"}], "nobody had answered"
+
+
+def test_what_is_on_the_page_stays_and_takes_the_servers_words(conversation: Run) -> None:
+    captions, answers = conversation(
+        RESUMED
+        + """
+        ask("item_1", "Count."); begin("r"); word("r", "One two three"); talk.restart();
+        resumed(2);
+        told("item_1", "user", "input_audio", "Count.");
+        told("item_r", "assistant", "output_audio", "One two");
+        return [captions(), answers];
+        """
+    )
+    assert [(c["text"], c["state"]) for c in captions] == [("Count.", "done"), ("One two", "done")]
+    assert answers == []
+
+
 def test_problems_are_told_unless_they_are_none(conversation: Run) -> None:
     problems = conversation("""
         say("error", { error: { code: "response_cancel_not_active", message: "No response is being generated." } });

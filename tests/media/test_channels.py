@@ -33,7 +33,7 @@ class End:
     def acknowledge(self, size: int) -> None:
         self.acknowledged += size
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, is_lost: bool = False) -> None:
         self.disconnects += 1
 
 

@@ -44,7 +44,7 @@ class NoLine:
 
     def acknowledge(self, size: int) -> None: ...
 
-    def disconnect(self) -> None: ...
+    def disconnect(self, *, is_lost: bool = False) -> None: ...
 
 
 class CountingNode:
@@ -219,7 +219,8 @@ def test_metrics_of_several_processes_add_up() -> None:
         Gauge("rtc_server_rss_bytes", "Memory.", registry=registry).set(rss)
         return generate_latest(registry)
 
-    families = {family.name: family for family in merge([("media-0", page(2, 10)), ("media-1", page(3, 20))])}
+    pages = [("media-0", page(2, 10)), ("media-1", page(3, 20))]
+    families = {family.name: family for family in merge(pages, ["rtc_server_rss_bytes"])}
     (started,) = families["rtc_server_calls_started"].samples
     assert (started.name, started.value) == ("rtc_server_calls_started_total", 5)
     rss = {sample.labels["process"]: sample.value for sample in families["rtc_server_rss_bytes"].samples}

@@ -25,7 +25,7 @@ FILES = sorted(FOLDER.glob("*.jsonl"))
 SEQUENCES = {
     *("vad_turn", "barge_in", "barge_in_after_done", "client_interrupt", "tool_call", "push_to_talk", "typed_turn"),
     *("text_only", "out_of_band", "socket_turn", "socket_barge_in", "idle_timeout", "transcription", "item_edits"),
-    *("bad_events", "beta_names"),
+    *("bad_events", "beta_names", "resumed"),
 }
 
 
@@ -62,6 +62,8 @@ def play(call: VirtualCall, step: dict[str, Any]) -> None:
             call.engine(*(engine_event(response_id, words) for words in events))
         case {"open": True}:
             call.events += call.client.opening()
+        case {"resume": True}:
+            call.resume()
         case _:
             raise ValueError(step)
 

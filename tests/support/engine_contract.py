@@ -21,6 +21,7 @@ from model.interface import (
     EngineEvent,
     GenerateRequest,
     Pcm16,
+    ReportsLoad,
     ResponseDone,
     ResponseStarted,
     SpeechEngine,
@@ -236,6 +237,26 @@ class EngineContract:
             driver.submit(recording("f0_rms"), response_id=key)
         driver.finish(key)
         assert driver.done(key).status in self.reply_ends
+
+    def test_its_load_is_told_in_numbers_that_come_back_to_nothing(self, driver: Driver) -> None:
+        engine = driver.engine
+        assert isinstance(engine, ReportsLoad), "all backends of this repository tell their load"
+        driver.settle(0.02)
+        before = engine.load()
+        assert (before.running, before.waiting) == (0, 0)
+        key = driver.submit(recording("f0_rms"), audio_credit_ms=200)
+        driver.run_until(lambda: bool(driver.of(key, AudioDelta)))
+        during = engine.load()
+        assert (during.running, during.waiting) == (1, 0)
+        driver.engine.cancel(key)
+        driver.settle(0.02)
+        after = engine.load()
+        assert (after.running, after.waiting) == (0, 0)
+        for cache in after.caches:
+            assert cache.used_blocks == 0 < cache.blocks
+        if after.compute_seconds is not None:
+            assert before.compute_seconds is not None
+            assert after.compute_seconds > before.compute_seconds
 
     def test_an_id_may_be_used_again_once_it_ended(self, driver: Driver) -> None:
         key = driver.submit(recording("f1_rms"))

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aiortc import RTCConfiguration
+
 from model.interface import Pcm16
 from rtc_server.client.peer import RealtimePeer
 from rtc_server.client.recording import load_recording
@@ -19,7 +21,13 @@ SPEECH = Path(__file__).resolve().parents[1] / "data" / "speech"
 class LiveCall:
     """See the module's docstring; made by `live_call`."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        resume: str | None = None,
+        configuration: RTCConfiguration | None = None,
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self.num_frames = 0
         self.heard_at: list[float] = []
@@ -33,6 +41,8 @@ class LiveCall:
             on_audio=self._on_audio,
             on_end=self._on_end,
             api_key=api_key,
+            resume=resume,
+            configuration=configuration,
         )
 
     def say(self, name: str) -> None:
@@ -47,6 +57,16 @@ class LiveCall:
                 self._news.clear()
                 await self._news.wait()
         return found[count - 1]
+
+    async def answered(self, name: str = "f0_rms.wav", timeout_s: float = 30.0) -> dict[str, Any]:
+        """Say a recording and hear the reply to its end; its `response.done`, whatever became of it."""
+        done = sum(event["type"] == "response.done" for event in self.events)
+        stopped = sum(event["type"] == "output_audio_buffer.stopped" for event in self.events)
+        self.say(name)
+        event = await self.event("response.done", done + 1, timeout_s)
+        if event["response"]["status"] == "completed":
+            await self.event("output_audio_buffer.stopped", stopped + 1, timeout_s)
+        return event
 
     async def is_alive(self) -> bool:
         """The call still carries sound and answers events."""
@@ -73,9 +93,11 @@ class LiveCall:
 
 
 @asynccontextmanager
-async def live_call(url: str, api_key: str | None = None) -> AsyncIterator[LiveCall]:
+async def live_call(
+    url: str, api_key: str | None = None, resume: str | None = None, configuration: RTCConfiguration | None = None
+) -> AsyncIterator[LiveCall]:
     """A connected call that has got its `session.created`; hung up at the end."""
-    call = LiveCall(url, api_key)
+    call = LiveCall(url, api_key, resume, configuration)
     try:
         await call.peer.connect(15)
         await call.event("session.created")

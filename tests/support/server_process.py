@@ -114,12 +114,14 @@ def server_process(
     port: int | None = None,
     wait: bool = True,
     tls: bool = False,
+    environment: Mapping[str, str] | None = None,
+    log_to: Path | None = None,
 ) -> Iterator[ServerProcess]:
     """`with server_process("cascade", {"server.max_calls": 1}) as server:` is a warm server on loopback.
 
     `settings` are dotted keys as in config/server.toml. `wait=False` yields at once, before the models are loaded; with
-    `tls` it listens for HTTPS too. Leaving the block stops it and checks the exit code; after an exception in the block
-    it only stops it."""
+    `tls` it listens for HTTPS too; `environment` adds variables, and `log_to` takes its output. Leaving the block stops
+    it and checks the exit code; after an exception in the block it only stops it."""
     port = free_port() if port is None else port
     with tempfile.TemporaryDirectory(prefix="rtc-server-test-") as folder:
         config, log_path = Path(folder) / "server.toml", Path(folder) / "server.log"
@@ -129,9 +131,14 @@ def server_process(
         config.write_text(as_toml(values), encoding="utf-8")
         arguments = ["serve", "--host", "127.0.0.1", "--http-port", str(port), "--tls" if tls else "--no-tls"]
         command = [sys.executable, "-m", "rtc_server", *arguments, "--backend", backend, "--config", str(config)]
+        log_path = log_to or log_path
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_env()
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**_env(), **(environment or {})},
             )
         secure = (f"https://127.0.0.1:{https_port}", certs / "ca.pem") if tls else ("", None)
         server = ServerProcess(f"http://127.0.0.1:{port}", process, log_path, *secure)

@@ -34,11 +34,15 @@ from rtc_server.calls.intents import (
     JudgeTurn,
     Observe,
     ReleaseRequest,
+    ResponseOver,
     SendAudio,
     SendEvent,
     StopJudging,
     SubmitRequest,
+    TurnAnswered,
 )
+from rtc_server.calls.snapshot import CallSnapshot, ResumeGrant, restore, resumable_events, take_snapshot
+from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.realtime.events import MAX_SOCKET_MESSAGE_BYTES
 from rtc_server.realtime.session import (
     Audio,
@@ -56,6 +60,7 @@ from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.vad import EnergyVoiceDetector
 
 RATE = 24_000
+WALL_OFFSET = 1_700_000_000.0  # wall clock minus virtual time
 SETTINGS = {"min_speech_ms": 100, "max_utterance_ms": 20_000, "speculation_silence_ms": 120}
 
 
@@ -108,25 +113,11 @@ class VirtualCall:
                 output=AudioOutput(voice="default"),
             ),
         )
-        self.detector = TurnDetector(
-            EnergyVoiceDetector(), TurnDetectorConfig(silence_duration_ms=silence_ms, **SETTINGS)
+        self.new_id = new_id
+        self.settings = CoreSettings(
+            audio_in_events=over_socket, responses_per_minute=responses_per_minute, wall_offset=WALL_OFFSET
         )
-        self.playout = Playout(sample_rate=RATE)
-        self.core = CallCore(
-            call_id="rtc_test",
-            engine=self.info,
-            session=session,
-            can=Capabilities.of(self.info),
-            detector=self.detector,
-            playout=self.playout,
-            barge_in=BargeIn(interruption_min_ms=400, gives_transcripts=gives_transcripts),
-            new_id=new_id,
-            settings=CoreSettings(audio_in_events=over_socket, responses_per_minute=responses_per_minute),
-            on_session=self._on_session,
-        )
-        self.client = ClientEvents(
-            self.core, new_id, "sess_1", 1_700_000_000, append_audio=self._append, max_bytes=MAX_SOCKET_MESSAGE_BYTES
-        )
+        self._start("rtc_test", session)
         self.now = 100.0
         self.events: list[dict[str, Any]] = []
         self.requests: list[GenerateRequest] = []
@@ -134,6 +125,8 @@ class VirtualCall:
         self.granted: list[tuple[str, int]] = []
         self.released: list[str] = []
         self.observed: list[Observe] = []
+        self.turns: list[TurnRecord] = []
+        self.over: list[ResponseOver] = []
         self.frames: list[Pcm16] = []
         self.judged: list[Pcm16] = []
         """What the turn model was asked about."""
@@ -141,19 +134,61 @@ class VirtualCall:
         self.sent_audio: dict[str, list[Pcm16]] = {}
         """What went out in events, by item."""
 
+    def _start(self, call_id: str, session: SessionConfig) -> None:
+        self.detector = TurnDetector(EnergyVoiceDetector(), self._detector_config(session))
+        self.playout = Playout(sample_rate=RATE)
+        self.core = CallCore(
+            call_id=call_id,
+            engine=self.info,
+            session=session,
+            can=Capabilities.of(self.info),
+            detector=self.detector,
+            playout=self.playout,
+            barge_in=BargeIn(interruption_min_ms=400, gives_transcripts=self.info.gives_transcripts),
+            new_id=self.new_id,
+            settings=self.settings,
+            on_session=self._on_session,
+        )
+        self.client = ClientEvents(
+            self.core,
+            self.new_id,
+            "sess_1",
+            1_700_000_000,
+            append_audio=self._append,
+            max_bytes=MAX_SOCKET_MESSAGE_BYTES,
+        )
+
+    # --- a call that is lost
+
+    def snapshot(self) -> CallSnapshot:
+        """What would outlive the call now."""
+        return take_snapshot(self.core, session_id="sess_1", expires_at=1_700_000_000, dialect="realtime")
+
+    def resume(self, snapshot: CallSnapshot | None = None) -> None:
+        """The process is gone with everything it knew; another one goes on with what was kept, as bytes. Its client has
+        just connected."""
+        snapshot = CallSnapshot.from_bytes((snapshot or self.snapshot()).to_bytes())
+        self._start("rtc_again", snapshot.session)
+        restore(self.core, snapshot)
+        self.events += self.client.opening()
+        self.events += resumable_events(self.core, ResumeGrant("rsm_1", ("key", "a"), snapshot), 90.0)
+        self._drain()
+
     def _append(self, audio: bytes) -> None:
         self.core.receive_audio(pcm_clip(audio), self.now)
         self._drain()
 
     def _on_session(self, session: SessionConfig) -> None:
+        self.detector.update(self._detector_config(session))
+
+    @staticmethod
+    def _detector_config(session: SessionConfig) -> TurnDetectorConfig:
         detection = session.audio.input.turn_detection
         values = detection if isinstance(detection, ServerVad) else ServerVad()
         silence_ms = values.silence_duration_ms
         if isinstance(detection, SemanticVad):
             silence_ms = LONGEST_WAIT_MS[detection.eagerness]
-        self.detector.update(
-            TurnDetectorConfig(is_enabled=detection is not None, silence_duration_ms=silence_ms, **SETTINGS)
-        )
+        return TurnDetectorConfig(is_enabled=detection is not None, silence_duration_ms=silence_ms, **SETTINGS)
 
     # --- the user
 
@@ -210,6 +245,10 @@ class VirtualCall:
                     self.judged.append(audio)
                 case StopJudging():
                     self.is_judging_stopped = True
+                case TurnAnswered(record):
+                    self.turns.append(record)
+                case ResponseOver():
+                    self.over.append(output)
                 case Observe():
                     self.observed.append(output)
 

@@ -264,3 +264,45 @@ async def test_a_bug_in_an_unheard_call_ends_it(make_peer: Callable[..., Peer]) 
     peer.passes(1)
     assert [str(error) for error in peer.errors] == ["a bug"]
     peer.errors.clear()
+
+
+class Tap:
+    """A `MediaTap` that keeps everything."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[int, bytes]] = []
+        self.sent: list[tuple[int, bytes]] = []
+
+    def on_received(self, payload: bytes, timestamp: int, now: float) -> None:
+        self.received.append((timestamp, payload))
+
+    def on_sent(self, payload: bytes, timestamp: int, now: float) -> None:
+        self.sent.append((timestamp, payload))
+
+
+async def test_a_tap_gets_the_payloads_of_both_directions(make_peer: Callable[..., Peer]) -> None:
+    peer, tap = make_peer(), Tap()
+    assert peer.stream.tap(tap, "opus") == ("opus", "opus")
+    for sequence in range(5):
+        peer.speaks(sequence, None)
+        peer.passes(1)
+    assert tap.received == [(sequence * 960, b"\xf8\xff\xfe") for sequence in range(5)]
+    packets = [peer._in.unprotect(packet) for packet in peer.sent if packet[1] & 0x7F == 111]
+    assert tap.sent == [(int.from_bytes(packet[4:8], "big"), packet[12:]) for packet in packets]
+    peer.stream.tap(None, "opus")
+    peer.speaks(5, None)
+    peer.passes(1)
+    assert len(tap.received) == len(tap.sent) == 5
+
+
+async def test_what_cannot_be_kept_as_it_is_is_not_tapped(make_peer: Callable[..., Peer]) -> None:
+    tap = Tap()
+    assert make_peer().stream.tap(tap, "G722") == (None, None)
+    assert make_peer(is_heard=False).stream.tap(tap, "opus") == ("opus", None)
+
+
+async def test_another_codec_than_the_agreed_one_is_left_out(make_peer: Callable[..., Peer]) -> None:
+    peer, tap = make_peer(), Tap()
+    assert peer.stream.tap(tap, "PCMU") == ("PCMU", "PCMU")
+    peer.speaks(0, None)
+    assert tap.received == []

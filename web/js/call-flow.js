@@ -7,6 +7,8 @@
  *                        |  ^                  any -> idle (hang-up, failure)
  *                        v  |
  *                      waiting
+ *
+ * A call that is lost for good is made anew with its session: the phase stays `lost` until that call is live.
  */
 
 import { Call } from "./call.js";
@@ -19,6 +21,7 @@ const LOADING_PATIENCE_SECONDS = 600; // a large model from a slow disk
 const FULL_TRIES = 12; // two minutes at the server's usual Retry-After of 10 s; then the caller decides
 const DEFAULT_RETRY_SECONDS = 10;
 const MAX_RETRY_SECONDS = 60;
+const RESUME_WAITS_SECONDS = [0, 1, 2, 4, 8, 15, 15]; // before each try; the server keeps a lost session for 90 s
 
 /** @typedef {"idle" | "asking" | "connecting" | "waiting" | "live" | "lost"} Phase */
 /** @typedef {{kind: "not-ready" | "server-full", detail: string, seconds: number}} Waiting `seconds`: left, or so far */
@@ -125,9 +128,9 @@ export class CallFlow extends EventTarget {
     }
   }
 
-  /** @param {MediaStream} stream */
-  #newCall(stream) {
-    const call = new Call({ stream, endpoint: address("v1/realtime/calls") });
+  /** @param {MediaStream} stream @param {string | null} [resume] */
+  #newCall(stream, resume = null) {
+    const call = new Call({ stream, endpoint: address("v1/realtime/calls"), resume });
     const isCurrent = () => this.#call === call || this.#call === null;
     this.dispatchEvent(new Event("call"));
     call.addEventListener("server", (event) => {
@@ -139,10 +142,45 @@ export class CallFlow extends EventTarget {
     call.addEventListener("lost", () => this.#enter("lost"));
     call.addEventListener("resumed", () => this.#enter("live"));
     call.addEventListener("ended", (event) => {
+      const failure = /** @type {CustomEvent<CallFailure>} */ (event).detail;
+      if (failure.kind === "connection-lost" && call.resumeToken) {
+        this.#resume(call.resumeToken, failure);
+        return;
+      }
       this.#finish();
-      this.#fail(/** @type {CustomEvent<CallFailure>} */ (event).detail);
+      this.#fail(failure);
     });
     return call;
+  }
+
+  /** Go on with the session of a lost call; when that is not possible the call has failed with `failure`.
+   * @param {string} token @param {CallFailure} failure */
+  async #resume(token, failure) {
+    const attempt = new AbortController();
+    this.#attempt = attempt;
+    this.#call = null;
+    this.#enter("lost");
+    try {
+      for (const wait of RESUME_WAITS_SECONDS) {
+        for (let left = wait; left > 0; left -= 1) await second(attempt.signal);
+        const stream = this.#microphone.stream ?? (await this.#microphone.open());
+        const call = this.#newCall(stream, token);
+        try {
+          await call.connect(attempt.signal);
+          this.#call = call;
+          this.#enter("live");
+          return;
+        } catch (error) {
+          if (!(error instanceof CallFailure)) throw error;
+          if (error.kind === "refused" || error.kind === "unauthorized") break; // the session is gone
+        }
+      }
+    } catch (error) {
+      if (attempt.signal.aborted) return; // the caller hung up, and `hangUp` has tidied
+      if (!(error instanceof CallFailure)) throw error;
+    }
+    this.#finish();
+    this.#fail(failure);
   }
 
   /** @param {CallFailure} failure @param {AbortSignal} signal */

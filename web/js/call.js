@@ -6,7 +6,7 @@
  * released; after that it ends by `hangUp` or by itself. Events:
  *   `server`  CustomEvent<object>        one Realtime event from the server
  *   `remote`  CustomEvent<MediaStream>   the server's sound
- *   `lost` / `resumed`                   the connection stalls / goes on
+ *   `lost` / `resumed`                   the connection stalls / goes on, by itself or after an ICE restart
  *   `ended`   CustomEvent<CallFailure>   ended by something other than `hangUp`; sent once
  */
 
@@ -26,7 +26,9 @@ export class Call extends EventTarget {
   /** @type {RTCRtpSender} */ #sender;
   /** @type {string | null} */ #callUrl = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #lostTimer;
+  /** @type {string | null} how another call goes on with this one's session */ #resumeToken = null;
   #endpoint;
+  #resume;
   #isClosed = false;
   #isConnected = false;
   #expiresAt = Infinity;
@@ -36,10 +38,12 @@ export class Call extends EventTarget {
    * @param {MediaStream} options.stream the microphone
    * @param {string} options.endpoint absolute URL of `/v1/realtime/calls`
    * @param {RTCIceServer[]} [options.iceServers]
+   * @param {string | null} [options.resume] the `resumeToken` of a call that was lost
    */
-  constructor({ stream, endpoint, iceServers = [] }) {
+  constructor({ stream, endpoint, iceServers = [], resume = null }) {
     super();
     this.#endpoint = endpoint;
+    this.#resume = resume;
     this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
     this.#sender = this.#pc.addTrack(stream.getAudioTracks()[0], stream);
     this.#channel = this.#pc.createDataChannel(CHANNEL);
@@ -54,6 +58,11 @@ export class Call extends EventTarget {
   /** The id that the server gave the call; null before the answer. */
   get callId() {
     return this.#callUrl?.split("/").pop() ?? null;
+  }
+
+  /** What the next call shows to go on with this one's session, when this one was lost; null when there is nothing. */
+  get resumeToken() {
+    return this.#resumeToken;
   }
 
   /** Set up the call. `signal` cancels it. Throws CallFailure, or the signal's reason. @param {AbortSignal} signal */
@@ -124,7 +133,8 @@ export class Call extends EventTarget {
   async #post(offer) {
     let reply;
     try {
-      reply = await fetch(this.#endpoint, {
+      const query = this.#resume ? `?resume=${encodeURIComponent(this.#resume)}` : "";
+      reply = await fetch(this.#endpoint + query, {
         method: "POST",
         headers: { "Content-Type": "application/sdp", ...authorization() },
         body: offer,
@@ -181,6 +191,7 @@ export class Call extends EventTarget {
     }
     if (typeof event?.type !== "string") return;
     if (event.type === "session.created") this.#expiresAt = event.session?.expires_at ?? Infinity;
+    if (event.type === "rtc_server.session.resumable") this.#resumeToken = event.resume_token;
     this.#emit("server", event);
   }
 
@@ -190,6 +201,7 @@ export class Call extends EventTarget {
     if (state === "disconnected" && this.#lostTimer === undefined) {
       this.dispatchEvent(new Event("lost"));
       this.#lostTimer = setTimeout(() => this.#end("connection-lost"), LOST_GRACE_MS);
+      this.#restartIce();
     } else if (state === "connected" && this.#lostTimer !== undefined) {
       clearTimeout(this.#lostTimer);
       this.#lostTimer = undefined;
@@ -199,9 +211,33 @@ export class Call extends EventTarget {
     }
   }
 
+  /** Look for another way to the server. One that no longer has the call says so, which saves the rest of the wait. */
+  async #restartIce() {
+    try {
+      this.#pc.restartIce();
+      await this.#pc.setLocalDescription();
+      await this.#gathered();
+      if (this.#isClosed || !this.#callUrl) return;
+      const reply = await fetch(this.#callUrl, {
+        method: "PATCH",
+        headers: { "Content-Type": "application/sdp", ...authorization() },
+        body: this.#pc.localDescription?.sdp ?? "",
+        signal: AbortSignal.timeout(LOST_GRACE_MS),
+      });
+      if (reply.status === 404 || reply.status === 410) return this.#end("connection-lost");
+      if (!reply.ok) return;
+      const sdp = await reply.text();
+      if (!this.#isClosed) await this.#pc.setRemoteDescription({ type: "answer", sdp });
+    } catch {
+      // No network at the moment, or the call was closed meanwhile: the timer decides.
+    }
+  }
+
   /** @param {"ended-by-server" | "connection-lost"} kind */
   #end(kind) {
     if (this.#isClosed || !this.#isConnected) return;
+    // A hang-up would end the session, and somebody may go on with it.
+    if (kind === "connection-lost" && this.#resumeToken) this.#callUrl = null;
     const isTimeUp = kind === "ended-by-server" && Date.now() / 1000 > this.#expiresAt - TIME_LIMIT_MARGIN_S;
     if (kind === "ended-by-server") this.#callUrl = null; // nothing left to hang up
     this.#close();

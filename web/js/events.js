@@ -38,6 +38,8 @@ export class Conversation extends EventTarget {
   #playing = null;
   /** @type {Map<string, string>} response id -> its item's id */
   #items = new Map();
+  /** how many items of a lost call's conversation are still to be told */
+  #numTold = 0;
 
   /** True while a reply is being made or played: there is something to interrupt. */
   get canInterrupt() {
@@ -64,6 +66,7 @@ export class Conversation extends EventTarget {
     this.#generating.clear();
     this.#playing = null;
     this.#items.clear();
+    this.#numTold = 0;
     for (const caption of this.captions.values()) {
       if (caption.state === "pending") this.#remove(caption.id);
       else if (caption.state === "streaming") this.#change(caption, { state: "done" });
@@ -106,9 +109,11 @@ export class Conversation extends EventTarget {
       case "conversation.item.input_audio_transcription.failed":
         this.#onTranscript(event.item_id, "");
         break;
+      case "rtc_server.session.resumable":
+        return this.#onResumable(event);
       case "conversation.item.added":
         this.#onItem(event.item);
-        break;
+        return this.#afterTold(event.item);
       case "conversation.item.deleted":
         this.#remove(event.item_id);
         break;
@@ -166,13 +171,42 @@ export class Conversation extends EventTarget {
     this.#emit("finished", caption);
   }
 
-  /** @param {any} item */
+  /**
+   * Typed words; and after a lost call, what there is of the conversation: an item is added with words only then. One
+   * that is on the page already takes the server's words, as a reply may have been cut.
+   * @param {any} item
+   */
   #onItem(item) {
     const [part] = item.content ?? [];
-    if (item.role !== "user" || part?.type !== "input_text") return;
-    const caption = this.#caption(item.id, "you");
-    this.#change(caption, { text: part.text, state: "done", isTyped: true });
-    this.#emit("finished", caption);
+    const text = (part?.transcript ?? part?.text ?? "").trim();
+    if (item.role === "user" && part?.type === "input_text") {
+      const caption = this.#caption(item.id, "you");
+      this.#change(caption, { text: part.text, state: "done", isTyped: true });
+      if (!this.#isTold) this.#emit("finished", caption);
+    } else if (text && (item.role === "user" || item.role === "assistant")) {
+      this.#change(this.#caption(item.id, item.role === "user" ? "you" : "reply"), { text, state: "done" });
+    }
+  }
+
+  /** The session of a lost call goes on: what the server has of the conversation follows, already finished.
+   * @param {ServerEvent} event @returns {object[]} */
+  #onResumable({ resumed: isResumed, num_items: numItems }) {
+    this.#numTold = isResumed ? numItems : 0;
+    return [];
+  }
+
+  /** What is added now was on the page, or could have been: it is no news. */
+  get #isTold() {
+    return this.#numTold > 0;
+  }
+
+  /** The last item of a lost call's conversation: a question that nobody has answered is answered now.
+   * @param {any} item @returns {object[]} */
+  #afterTold(item) {
+    if (this.#numTold === 0) return [];
+    this.#numTold -= 1;
+    const waits = this.#numTold === 0 && (item.role === "user" || item.type === "function_call_output");
+    return waits ? [{ type: "response.create" }] : [];
   }
 
   /** The server's own record of a cut reply: only the words that were heard. @param {any} item */

@@ -40,6 +40,7 @@ const waveform = new Waveform(byId("wave", HTMLCanvasElement), { you: byId("key-
 /** @type {import("./server.js").ServerInfo | null} */
 let info = null;
 let hasTalked = false;
+let isRecorded = false;
 let isTesting = false;
 let meterFrame = 0;
 
@@ -52,7 +53,10 @@ flow.addEventListener("change", () => {
   else if (flow.isBusy && flow.phase !== "lost") notice.hide();
   show();
 });
-flow.addEventListener("call", () => conversation.restart());
+flow.addEventListener("call", () => {
+  isRecorded = false;
+  conversation.restart();
+});
 flow.addEventListener("failure", (event) => fail(/** @type {CustomEvent<CallFailure>} */ (event).detail));
 flow.addEventListener("remote", (event) => audio.setRemote(/** @type {CustomEvent<MediaStream>} */ (event).detail));
 flow.addEventListener("server", (event) => {
@@ -61,6 +65,7 @@ flow.addEventListener("server", (event) => {
     const turn = latency.add(message);
     if (turn && !turn.isTyped) waveform.markGap(turn.totalMs);
   }
+  if (message.type.startsWith("rtc_server.recording.")) showRecording(message.type === "rtc_server.recording.started");
   conversation.receive(message).forEach((answer) => flow.send(answer));
   show();
 });
@@ -255,7 +260,14 @@ function showWaiting({ kind, detail, seconds }) {
 function showClock() {
   const seconds = flow.liveSince && flow.phase === "live" ? Math.floor((Date.now() - flow.liveSince) / 1_000) : -1;
   const text = seconds < 0 ? "" : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
-  byId("call-clock").textContent = text;
+  byId("call-clock").textContent = text && isRecorded ? `Recorded \u00b7 ${text}` : text;
+}
+
+/** The server tells that it records this call, or that it does no longer. @param {boolean} isOn */
+function showRecording(isOn) {
+  isRecorded = isOn;
+  announceState(isOn ? "This call is recorded." : "This call is not recorded any more.");
+  showClock();
 }
 
 function showInfo() {

@@ -21,6 +21,7 @@ from model.interface import (
     EngineEvent,
     EngineFault,
     EngineInfo,
+    EngineLoad,
     GenerateRequest,
     Pcm16,
     ResponseDone,
@@ -269,6 +270,14 @@ class CascadeEngine:
                 events.append(done)
         return events
 
+    def load(self) -> EngineLoad:
+        """See `ReportsLoad`. A stage works on its jobs one by one, or in threads of a library that does not tell."""
+        stages = (self._recognition, self._writing, self._speaking)
+        waiting = min(len(self._live), self._recognition.num_waiting + self._writing.num_waiting)
+        return EngineLoad(
+            len(self._live) - waiting, waiting, compute_seconds=sum(stage.busy_seconds for stage in stages)
+        )
+
     def close(self) -> None:
         """Waits for the running pieces of work: one recognition token, one text token, one clause."""
         if self._is_closed:
@@ -386,6 +395,7 @@ class CascadeEngine:
         log.error(
             "response failed",
             extra={
+                "call_id": job.ticket.request.call_id,
                 "response_id": job.ticket.request.response_id,
                 "stage": stage,
                 "error": type(error).__name__,

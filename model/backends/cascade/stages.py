@@ -7,6 +7,7 @@ per live response, and the engine bounds those.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -38,6 +39,7 @@ class Stage(Generic[JobT]):
         self._urgent: deque[JobT] = deque()
         self._jobs: deque[JobT] = deque()
         self._is_closed = False
+        self._busy_seconds = 0.0
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{index}", daemon=True) for index in range(threads)
@@ -58,6 +60,18 @@ class Stage(Generic[JobT]):
                 waiting = [job for job in queue if not job.is_cancelled]
                 queue.clear()
                 queue.extend(waiting)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long its threads worked on jobs, together."""
+        with self._changed:
+            return self._busy_seconds
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that no thread has taken yet."""
+        with self._changed:
+            return len(self._urgent) + len(self._jobs)
 
     def close(self) -> None:
         """Drop waiting jobs and wait for the running ones, which must have been cancelled."""
@@ -81,8 +95,12 @@ class Stage(Generic[JobT]):
         while (job := self._next()) is not None:
             if job.is_cancelled:
                 continue
+            begun = time.monotonic()
             try:
                 self._run(job)
             except Exception as error:  # whatever a model raises ends this response only; the engine reports it
                 self._on_failure(job, self._name, error)
+            finally:
+                with self._changed:
+                    self._busy_seconds += time.monotonic() - begun
             del job  # a waiting worker must not keep a turn's audio alive

@@ -26,9 +26,11 @@ from model.engine.scheduler import Limits
 from model.engine.sequence import SoundShape
 from model.interface import (
     INPUT_SAMPLE_RATE,
+    CacheUse,
     EngineEvent,
     EngineFault,
     EngineInfo,
+    EngineLoad,
     EngineSetupError,
     GenerateRequest,
     ResponseDone,
@@ -272,6 +274,17 @@ class OpenS2SEngine:
                 events.append(done)
         return events
 
+    def load(self) -> EngineLoad:
+        """See `ReportsLoad`. Steps that come back at once do not count as work."""
+        core = self._core
+        waiting = sum(not response.has_started for response in self._live.values())
+        caches = (
+            CacheUse("text", core.text.num_used, core.text.num_blocks),
+            CacheUse("speech", core.speech.num_used, core.speech.num_blocks),
+        )
+        stats = core.stats
+        return EngineLoad(len(self._live) - waiting, waiting, caches, dict(stats.rounds), stats.busy_seconds)
+
     def close(self) -> None:
         if self._parts is None:
             return
@@ -353,6 +366,7 @@ class OpenS2SEngine:
         log.error(
             "response failed",
             extra={
+                "call_id": response.request.call_id,
                 "response_id": response.request.response_id,
                 "error": type(error).__name__,
                 "place": [f"{frame.filename}:{frame.lineno}" for frame in place],

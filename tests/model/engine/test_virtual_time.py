@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
+from benchmarks.support.engine_time import BLOCK, Listener, Reply, Times, World, any_times, reply, talk
 from model.engine.blocks import block_digests, text_key
 from model.engine.core import SoundMade
-from tests.support.engine_time import BLOCK, Listener, Reply, Times, World, any_times, reply, talk
 
 MODES = pytest.mark.parametrize("sound_is_beside", [True, False], ids=["gpu", "cpu"])
 WORKLOADS = range(100)

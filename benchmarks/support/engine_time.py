@@ -259,7 +259,7 @@ class World:
         self.runner = TimedRunner(self.clock, times, sound_is_beside=sound_is_beside, seed=seed)
         self.core = EngineCore(
             self.runner,
-            Limits(max_sequences, max_sequences, 512, 2, patience),
+            Limits(max_sequences, max_sequences, 512, 2, patience=patience),
             times.costs(),
             BlockManager(text_blocks, BLOCK),
             BlockManager(speech_blocks, BLOCK),
