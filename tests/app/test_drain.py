@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,13 @@ import aiohttp
 import pytest
 
 from rtc_server.keys import KeysFile
-from tests.support.live_call import LiveCall, live_call
+from tests.support.live_call import live_call
 from tests.support.running_server import running_server
-from tests.support.sdp_peer import sdp_peer
-from tests.support.server_process import ServerProcess, server_process
+from tests.support.server_process import server_process
+from tests.support.shutdown import ended, exit_code
 from tests.support.socket_call import socket_call
 
-NUM_CALLS = 10
-SETTINGS = {"server.media_workers": 1, "server.max_calls": NUM_CALLS, "turns.vad": "webrtcvad"}
+SETTINGS = {"server.media_workers": 1, "turns.vad": "webrtcvad"}
 
 
 async def drain(url: str, key: str | None = None) -> tuple[int, dict[str, Any]]:
@@ -27,52 +24,6 @@ async def drain(url: str, key: str | None = None) -> tuple[int, dict[str, Any]]:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession() as http, http.post(f"{url}/admin/drain", headers=headers) as reply:
         return reply.status, await reply.json()
-
-
-async def refused_call(url: str) -> tuple[int, str, int]:
-    """Status, error code and Retry-After of a new call."""
-    async with sdp_peer() as peer, aiohttp.ClientSession() as http:
-        offer, kind = await peer.offer(), {"Content-Type": "application/sdp"}
-        async with http.post(f"{url}/v1/realtime/calls", data=offer, headers=kind) as reply:
-            return reply.status, (await reply.json())["error"]["code"], int(reply.headers["Retry-After"])
-
-
-async def ended(call: LiveCall, timeout_s: float = 10.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while call.ended is None:  # noqa: ASYNC110 - set by a callback of aiortc
-            await asyncio.sleep(0.02)
-
-
-async def exit_code(server: ServerProcess) -> int:
-    return await asyncio.to_thread(server.process.wait, 20)
-
-
-async def test_ten_talking_calls_finish_their_turn_before_the_server_ends_with_code_0() -> None:
-    settings = {**SETTINGS, "server.drain_timeout_seconds": 60.0}
-    with server_process("echo", settings) as server:
-        async with AsyncExitStack() as stack:
-            calls = [await stack.enter_async_context(live_call(server.url)) for _ in range(NUM_CALLS)]
-            for call in calls:
-                call.say("f0_rms.wav")
-            for call in calls:
-                await call.event("input_audio_buffer.speech_started")
-            server.process.send_signal(signal.SIGTERM)
-            for call in calls:
-                told = await call.event("rtc_server.server.draining")
-                assert 0 < told["seconds_left"] <= 60
-            status, ready = await asyncio.to_thread(server.get_json, "/readyz")
-            assert (status, ready["reason"]) == (503, "draining")
-            status, code, retry_after = await refused_call(server.url)
-            assert (status, code) == (503, "draining")
-            assert 1 <= retry_after <= 60
-            for call in calls:
-                await call.event("output_audio_buffer.stopped", timeout_s=40)
-            assert [call.ended for call in calls] == [None] * NUM_CALLS
-            for call in calls:
-                answers = [event["response"]["status"] for event in call.events if event["type"] == "response.done"]
-                assert answers == ["completed"]
-            assert server.process.poll() is None, "the calls go on until they hang up"
-        assert await exit_code(server) == 0
 
 
 async def test_at_the_limit_silent_calls_end_and_a_reply_is_finished() -> None:
