@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-opens2s setup-test run test check bench clean-root clean
+.PHONY: help setup setup-opens2s setup-test run test check bench soak clean-root clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ check: setup-test ## Formatting, lint, types, and that generated files and the l
 bench: setup-test ## Measure response latency through real calls (results in out/)
 	@$(BIN)/rtc-server models fetch
 	$(BIN)/python -m benchmarks.turn_latency $(ARGS)
+
+soak: setup-test ## Calls come, talk, interrupt and vanish for 5 minutes (ARGS="--minutes 60"): does anything grow?
+	@$(BIN)/rtc-server models fetch
+	$(BIN)/python -m benchmarks.churn $(ARGS)
 
 clean-root: setup-test ## Run the image's steps and entry point in an empty Debian, and call it (root, debootstrap, minutes)
 	@scripts/clean_root.sh

@@ -33,8 +33,11 @@ debian_packages() {
     if [[ $mode == test ]] && ! command -v npm >/dev/null; then
         wanted+=(nodejs npm) # native WebRTC clients for the load test and the client tests
     fi
+    if [[ $mode == test ]]; then
+        wanted+=(coturn faketime) # what the fault tests do to a server: a TURN server that goes, a clock that steps
+    fi
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-        [[ $mode == test && ${#wanted[@]} -gt 2 ]] && say "Chromium or npm was not found; tests with those clients need them."
+        [[ $mode == test && ${#wanted[@]} -gt 4 ]] && say "Chromium or npm was not found; tests with those clients need them."
         return 0
     fi
     for package in "${wanted[@]}"; do

@@ -31,6 +31,9 @@ class ServerSection(Section):
     serves in time may allow fewer, never more."""
     media_workers: int = Field(1, ge=0, le=256)
     """Processes that carry the calls, each with its own event loop and sockets; 0 = in the signaling process."""
+    media_worker_timeout_seconds: float = Field(10.0, ge=1.0, le=60.0)
+    """A media worker whose event loop does not answer for so long is ended and started again; its calls are lost, and
+    their clients may resume them."""
     media_cpu_affinity: tuple[CpuNumber, ...] = ()
     """CPUs of the media workers, one each in turn; [] = wherever the system puts them."""
     echo_test: bool = False

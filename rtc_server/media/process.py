@@ -32,7 +32,8 @@ READ_BYTES = 1 << 16
 FIRST_BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 10.0
 STABLE_SECONDS = 30.0
-REQUEST_TIMEOUT_SECONDS = 20.0  # longer than the slowest set-up; a worker that does not answer by then hangs
+REQUEST_TIMEOUT_SECONDS = 20.0  # longer than the slowest set-up
+PINGS_IN_A_ROW = 2  # unanswered: after a stall of this process itself the first is late though its answer lies there
 WORKER_LOST = "media_worker_lost"
 INTERNAL_ERROR = 1011  # WebSocket close code
 LOST_CALLS_KEPT = 1_024  # ids of calls that died with their worker: the client is told 410 instead of 404
@@ -250,6 +251,7 @@ class ProcessNode:
         ours, theirs = socket.socketpair()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         frames = FrameReader()
+        watch = asyncio.create_task(self._watch(self._writer), name=f"media-worker-watch-{self.index}")
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
@@ -271,11 +273,34 @@ class ProcessNode:
                 for message in frames.feed(data):
                     self._handle(message)
         finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
             writer, self._writer = self._writer, None
             writer.close()
             self._lose_calls()
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)
             await self._reap()
+
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+        """Ask the worker's event loop whether it goes on, and end a worker that has not answered for the time set. From
+        its first answer on: how long it takes to start is the machine's business."""
+        interval = self._settings.server.media_worker_timeout_seconds / (PINGS_IN_A_ROW + 1)
+        has_started, num_unanswered = False, 0
+        while num_unanswered < PINGS_IN_A_ROW:
+            await asyncio.sleep(interval)
+            try:
+                async with asyncio.timeout(interval if has_started else None):
+                    await self._ask("ping")
+                has_started, num_unanswered = True, 0
+            except TimeoutError:
+                num_unanswered += 1
+            except NotReadyError:  # gone, or has not started yet
+                if writer.is_closing():
+                    return
+        log.error("a media worker stands still and is ended", extra={"worker": self.index})
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     def _handle(self, message: object) -> None:
         match message:

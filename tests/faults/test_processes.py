@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psutil
 import pytest
@@ -43,19 +44,26 @@ def outcome(call: LiveCall, response_id: str) -> dict[str, object]:
     return next(response for response in done if response["id"] == response_id)
 
 
+@asynccontextmanager
+async def live_calls(server: ServerProcess, count: int = 6) -> AsyncIterator[list[LiveCall]]:
+    """Connected calls, half of them on each media worker."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(live_call(server.url)) for _ in range(count)]
+
+
 async def test_a_killed_engine_fails_its_replies_with_a_code_and_the_calls_go_on(server: ServerProcess) -> None:
-    async with live_call(server.url) as first, live_call(server.url) as second:
-        # The engine has sent what it may of the reply (credit), and owes the rest: killed in mid-reply.
-        speaking = await asyncio.gather(until_speaking(first), until_speaking(second))
+    async with live_calls(server) as calls:
+        # The engine has sent what it may of each reply (credit), and owes the rest: killed in mid-reply.
+        speaking = await asyncio.gather(*(until_speaking(call) for call in calls))
         engine(server).kill()
-        for call, response_id in zip((first, second), speaking, strict=True):
+        for call, response_id in zip(calls, speaking, strict=True):
             await call.event("response.done", 1)
             response = outcome(call, response_id)
             assert response["status"] == "failed"
             assert "engine_lost" in str(response["status_details"])
         await asyncio.to_thread(server.wait_until_ready)
-        for call in (first, second):
-            assert (await call.answered(SHORT))["response"]["status"] == "completed"
+        for done in await asyncio.gather(*(call.answered(SHORT) for call in calls)):
+            assert done["response"]["status"] == "completed"
 
 
 async def test_a_paused_engine_fails_the_reply_in_time_and_the_next_turn_is_answered(server: ServerProcess) -> None:
@@ -76,20 +84,22 @@ async def test_a_slow_engine_is_heard_late_but_whole(server: ServerProcess) -> N
 
 
 async def test_a_killed_media_worker_ends_its_own_calls_only(server: ServerProcess) -> None:
-    async with live_call(server.url) as first, live_call(server.url) as second:
-        await asyncio.gather(until_speaking(first), until_speaking(second))
-        victim = worker_of(server, first)
-        assert worker_of(server, second) != victim
+    async with live_calls(server) as calls:
+        await asyncio.gather(*(until_speaking(call) for call in calls))
+        victim = worker_of(server, calls[0])
+        others = [call for call in calls if worker_of(server, call) != victim]
+        assert len(others) == len(calls) // 2
         victim.kill()
-        await asyncio.to_thread(server.wait_for_calls, 1)
-        await second.event("output_audio_buffer.stopped")
-        assert [e["response"]["status"] for e in second.events if e["type"] == "response.done"] == ["completed"]
+        await asyncio.to_thread(server.wait_for_calls, len(others))
+        for call in others:
+            await call.event("output_audio_buffer.stopped")
+            assert [e["response"]["status"] for e in call.events if e["type"] == "response.done"] == ["completed"]
         async with asyncio.timeout(20):
             while len(workers(server)) < 2:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         await asyncio.to_thread(server.wait_until_ready)
-        async with live_call(server.url) as third:
-            assert (await third.answered(SHORT))["response"]["status"] == "completed"
+        async with live_call(server.url) as another:
+            assert (await another.answered(SHORT))["response"]["status"] == "completed"
     await asyncio.to_thread(server.wait_for_calls, 0)
 
 
@@ -109,6 +119,21 @@ async def test_a_stalled_media_worker_skips_what_is_late_and_goes_on(server: Ser
         assert [e["response"]["status"] for e in call.events if e["type"] == "response.done"] == ["completed"]
         assert (await call.answered(SHORT))["response"]["status"] == "completed"
     await asyncio.to_thread(server.wait_for_calls, 0)
+
+
+async def test_a_media_worker_that_hangs_is_ended_and_its_session_goes_on() -> None:
+    settings = {**SETTINGS, "server.media_worker_timeout_seconds": 2.0}
+    with server_process("echo", settings=settings) as server:
+        async with live_call(server.url) as call:
+            assert (await call.answered(SHORT))["response"]["status"] == "completed"
+            hanging = worker_of(server, call)
+            hanging.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(hanging.wait, 20)
+            await asyncio.to_thread(server.wait_for_calls, 0)
+            async with live_call(server.url, resume=call.peer.resume_token) as again:
+                resumed = await again.event("rtc_server.session.resumable")
+                assert resumed["resumed"] is True
+                assert (await again.answered(SHORT))["response"]["status"] == "completed"
 
 
 async def test_a_killed_server_leaves_nothing_and_starts_again_at_once() -> None:
