@@ -22,6 +22,7 @@ class Notifier:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket: socket.socket | None = None
         self._status = ""
+        self._is_ready = False
         self.watchdog_seconds: float | None = None
         """systemd restarts a service that it has not heard of for so long; None = it does not watch."""
         address = environment.get("NOTIFY_SOCKET", "")
@@ -38,15 +39,23 @@ class Notifier:
             self.watchdog_seconds = int(usec) / 1e6
 
     def ready(self) -> None:
-        """Start-up or a reload is over."""
+        """The start is over."""
+        self._is_ready = True
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """The settings are read again; `ready` follows."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000}")
+        """The settings are read again; `reloaded` follows. Before the start is over, systemd is not told of it."""
+        if self._is_ready:
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000}")
+
+    def reloaded(self) -> None:
+        """The settings have been read, of use or not."""
+        if self._is_ready:
+            self._send("READY=1")
 
     def stopping(self) -> None:
         """The end has begun."""
+        self._is_ready = False
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
