@@ -32,6 +32,7 @@
         ├── SdpTooLargeError          413 sdp_too_large
         ├── UnsupportedMediaTypeError 415 unsupported_media_type
         ├── UnprocessableError        422 unprocessable
+        ├── SettingsRefusedError      422 settings_refused
         ├── UpgradeRequiredError      426 upgrade_required
         ├── PreconditionRequiredError 428 precondition_required
         ├── SidebandLimitError        429 sideband_limit_reached
@@ -253,6 +254,13 @@ class UnprocessableError(ApiError):
 
     status = 422
     code = "unprocessable"
+
+
+class SettingsRefusedError(ApiError):
+    """A reload found settings, keys or a certificate that cannot be used; the old ones stay in force."""
+
+    status = 422
+    code = "settings_refused"
 
 
 class CallEndedError(ApiError):

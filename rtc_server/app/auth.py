@@ -66,12 +66,12 @@ def credential_of(request: web.Request) -> str | None:
 class Authenticator:
     """Owns the keys and the ephemeral secrets."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError when a file of keys cannot be used."""
+    def __init__(self, settings: Settings, secrets: SecretTable | None = None) -> None:
+        """`secrets` are those of the authenticator before. Raises ConfigError when a file of keys cannot be used."""
         self._settings = settings
         self._ring = KeyRing(settings.auth)
         self._tokens = TokenVerifier.of(settings.auth)
-        self.secrets = SecretTable(settings.auth.max_client_secrets)
+        self.secrets = SecretTable(settings.auth.max_client_secrets) if secrets is None else secrets
         self.origins = OriginPolicy(settings.auth.allowed_origins, own_names(settings))
 
     def requires_key(self, now: float) -> bool:

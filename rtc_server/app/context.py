@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
 
 from .lifecycle import Lifecycle
+from .live_settings import Change
 from .tls import ServedCertificate
 
 
@@ -24,6 +26,8 @@ class AppContext:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     tls: ServedCertificate | None = None
     """Of the HTTPS port, once it is open; None without."""
+    reload: Callable[[], Awaitable[Change]] | None = None
+    """See `reload.Reloader`; None where the settings come from nowhere."""
     resumption: Resumption | None = None
     """None: sessions end with their calls."""
 

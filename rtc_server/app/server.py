@@ -37,11 +37,12 @@ from rtc_server.scheduling import place_executor, unused_media_settings
 from . import admin, calls, client_secrets, health, pipecat, realtime_ws, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
-from .guard import Guard, guarded, install
+from .guard import GUARD, Guard, guarded, install
 from .lifecycle import Lifecycle
 from .middleware import add_security_headers, errors_as_json
 from .openapi import document
 from .operations import OPERATIONS
+from .reload import Reloader
 from .systemd import Notifier
 from .tls import ServedCertificate
 from .upkeep import keep_up
@@ -52,7 +53,7 @@ MAX_REQUEST_BYTES = 256 * 1024  # the largest body is a session with the schemas
 SWITCH_INTERVAL_SECONDS = 0.0005  # a compute thread holds the GIL 5 ms by default: five playout ticks of ten calls
 
 
-def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
+def run(settings: Settings, on_ready: Callable[[str], None], load: Callable[[], Settings]) -> int:
     """Serve until SIGINT or SIGTERM. `on_ready` gets the one line to print. Returns the exit code.
 
     Raises ConfigError (a port in use, ...) and EngineError (the models cannot be loaded)."""
@@ -63,26 +64,32 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
     else:
         tracing.configure(settings.tracing, "signaling")
     try:
-        asyncio.run(_serve(settings, on_ready))
+        asyncio.run(_serve(settings, on_ready, load))
     finally:
         tracing.shutdown()
     return 0
 
 
-async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, on_ready: Callable[[str], None], load: Callable[[], Settings]) -> None:
     with process_metrics.watching_loop():
-        await serve(settings, on_ready)
+        await serve(settings, on_ready, load=load)
 
 
-async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-    """As `run`, on the running loop; `stop` ends it as Ctrl-C would."""
+async def serve(
+    settings: Settings,
+    on_ready: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+    load: Callable[[], Settings] | None = None,
+) -> None:
+    """As `run`, on the running loop; `stop` ends it as Ctrl-C would, `load` reads the settings again."""
     open_to = exposure(settings)
     loop = asyncio.get_running_loop()
     place_executor(settings.system.executor_cpu_affinity)
     if unused := unused_media_settings(settings):
         log.warning("there are no media workers to apply settings to", extra={"settings": ", ".join(unused)})
     lifecycle = Lifecycle(stop)
-    signals = {signal.SIGINT: lifecycle.interrupt, signal.SIGTERM: lifecycle.terminate}
+    asked = asyncio.Event()
+    signals = {signal.SIGINT: lifecycle.interrupt, signal.SIGTERM: lifecycle.terminate, signal.SIGHUP: asked.set}
     for number, handler in signals.items():
         loop.add_signal_handler(number, handler)
     # The engine's socket: only this user can reach it.
@@ -103,8 +110,11 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
             )
             resumption = Resumption(store, writer, router.hand_over) if settings.session.resume_seconds else None
             context = AppContext(settings, engine, router, lifecycle, resumption=resumption)
+            app = create_app(context)
+            reloader = Reloader(context, app[GUARD], load or (lambda: settings), notifier)
+            context.reload = reloader.reload
             runner = web.AppRunner(
-                create_app(context),
+                app,
                 access_log=None,
                 keepalive_timeout=settings.limits.idle_connection_seconds,
                 max_headers=MAX_HEADERS,
@@ -127,6 +137,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                         )
                     )
                     notifier.ready()
+                    always.append(tasks.create_task(reloader.on_signal(asked), name="reload"))
                     await lifecycle.wait_ending()
                     notifier.stopping()
                     await _drain(router, context.settings, lifecycle)

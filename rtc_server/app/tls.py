@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rtc_server import certs
+from rtc_server.errors import CertificateError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ class ServedCertificate:
         paths = certs.ensure_certificates(self._folder)
         details = certs.describe(paths)
         certs.ssl_context(paths)  # a key that does not fit must be found out before the context in use is touched
-        self.context.load_cert_chain(paths.certificate, paths.private_key, password="")
+        try:
+            self.context.load_cert_chain(paths.certificate, paths.private_key, password="")
+        except (OSError, ValueError) as error:  # written to in this very moment
+            raise CertificateError(f"The certificate in {self._folder} cannot be served: {error}.") from error
         self.not_after = details.not_after
         self._next_warning = 0.0
 

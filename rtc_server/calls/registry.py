@@ -157,6 +157,10 @@ class CallRegistry:
         await asyncio.wait({task})
         return snapshot
 
+    def use_settings(self, settings: Settings) -> None:
+        """For calls from now on."""
+        self._settings = settings
+
     def announce_drain(self, seconds: float) -> None:
         """Tell every call, and those that are being set up, that the server ends in so many seconds."""
         self._ends_at = asyncio.get_running_loop().time() + seconds

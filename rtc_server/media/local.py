@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from rtc_server import logs
 from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.calls.snapshot_timer import SaveSnapshot
@@ -149,6 +150,12 @@ class LocalNode:
     async def metrics(self) -> bytes:
         """See `MediaNode`: this process's own registry has them."""
         return b""
+
+    async def use_settings(self, settings: Settings) -> None:
+        """See `MediaNode`."""
+        self._settings = settings
+        self.registry.use_settings(settings)
+        logs.configure(settings.logging)
 
     async def announce_drain(self, seconds: float) -> None:
         """See `MediaNode`."""

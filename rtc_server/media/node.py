@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
+from rtc_server.config import Settings
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -141,6 +142,9 @@ class MediaNode(Protocol):
 
     async def metrics(self) -> bytes:
         """Its metrics in Prometheus text format; empty when they are this process's own."""
+
+    async def use_settings(self, settings: Settings) -> None:
+        """Other settings for calls from now on; of all keys only those of `app.live_settings` differ."""
 
     async def announce_drain(self, seconds: float) -> None:
         """Tell every call that the server ends in so many seconds."""

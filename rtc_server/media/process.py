@@ -156,6 +156,11 @@ class ProcessNode:
         """See `MediaNode`."""
         return bytes(await self._ask("metrics"))
 
+    async def use_settings(self, settings: Settings) -> None:
+        """See `MediaNode`. A worker that is being started again begins with them."""
+        self._settings = settings
+        await self._ask("use_settings", settings)
+
     async def announce_drain(self, seconds: float) -> None:
         """See `MediaNode`."""
         await self._ask("announce_drain", seconds)

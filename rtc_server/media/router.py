@@ -12,6 +12,7 @@ from typing import Any
 
 from rtc_server import metrics
 from rtc_server.calls.admission import MAX_RETRY_AFTER_SECONDS, Admission, CallLimits, Lane
+from rtc_server.config import Settings
 from rtc_server.errors import ApiError, CallNotFoundError, DrainingError, NotReadyError
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
@@ -159,6 +160,14 @@ class MediaRouter:
             log.warning("replies run dry: fewer calls are let in", extra={"max_calls": new, "calls": self.num_calls})
         elif new > limit:
             log.info("replies are smooth: more calls are let in", extra={"max_calls": new})
+
+    async def use_settings(self, settings: Settings) -> None:
+        """Other limits, and other settings for new calls, from now on; the calls that there are go on."""
+        admission = settings.admission
+        self._admission.configure(
+            settings.server.max_calls, admission.reserved_calls, admission.max_underruns_per_minute
+        )
+        await self._all(node.use_settings(settings) for node in self.nodes)
 
     @property
     def is_draining(self) -> bool:

@@ -47,7 +47,7 @@ PLAYBACK_SECONDS = 1.0
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
 METHODS = frozenset(
     {"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over", "metrics"}
-    | {"announce_drain", "finish_replies", "close"}
+    | {"use_settings", "announce_drain", "finish_replies", "close"}
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from rtc_server.config import Settings
 from rtc_server.errors import (
     ApiError,
     CallNotFoundError,
@@ -86,6 +87,8 @@ class CountingNode:
 
     async def metrics(self) -> bytes:
         return b""
+
+    async def use_settings(self, settings: Settings) -> None: ...
 
     async def announce_drain(self, seconds: float) -> None:
         self.told = seconds
