@@ -1,4 +1,4 @@
-"""Which settings can change while calls run, and what a reload makes of two sets of them. Pure."""
+"""Which settings can change while calls run, and what a reload makes of two sets of them."""
 
 from __future__ import annotations
 
