@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import call, certs, config, doctor, keys, loadtest, models, recordings, serve
+from . import call, certs, check, config, doctor, keys, loadtest, models, recordings, serve
 
 EPILOG = """
 First steps:
@@ -51,6 +51,7 @@ def common(
 
 app.command("serve", epilog=serve.EPILOG)(serve.serve)
 app.command("call", epilog=call.EPILOG)(call.call)
+app.command("check", epilog=check.EPILOG)(check.check)
 app.command("loadtest", epilog=loadtest.EPILOG)(loadtest.loadtest)
 app.add_typer(models.app, name="models")
 app.add_typer(certs.app, name="certs")
