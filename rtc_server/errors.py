@@ -32,6 +32,7 @@
         ├── SdpTooLargeError          413 sdp_too_large
         ├── UnsupportedMediaTypeError 415 unsupported_media_type
         ├── UnprocessableError        422 unprocessable
+        ├── SettingsRefusedError      422 settings_refused
         ├── UpgradeRequiredError      426 upgrade_required
         ├── PreconditionRequiredError 428 precondition_required
         ├── SidebandLimitError        429 sideband_limit_reached
@@ -40,6 +41,7 @@
             └── UnavailableError          503
                 ├── ServerFullError           server_full
                 ├── NotReadyError             not_ready
+                ├── DrainingError             draining
                 └── NetworkError              no_media_port
 
 A wrong argument inside the program is a ValueError; anything else that goes wrong is a bug: it ends its call,
@@ -254,6 +256,13 @@ class UnprocessableError(ApiError):
     code = "unprocessable"
 
 
+class SettingsRefusedError(ApiError):
+    """A reload found settings, keys or a certificate that cannot be used; the old ones stay in force."""
+
+    status = 422
+    code = "settings_refused"
+
+
 class CallEndedError(ApiError):
     """The call was lost with the process that carried it."""
 
@@ -330,6 +339,12 @@ class NotReadyError(UnavailableError):
     """The models are not warm yet, or the server is shutting down."""
 
     code = "not_ready"
+
+
+class DrainingError(UnavailableError):
+    """The server ends soon: it finishes the calls that it has and takes no others."""
+
+    code = "draining"
 
 
 class NetworkError(UnavailableError):

@@ -26,7 +26,14 @@ LABELS: dict[str, frozenset[str]] = {
             *("call_id_not_found", "request_timeout", "not_enabled", "upgrade_required", "invalid_request"),
             *("invalid_json", "model_not_found", "conflict", "call_not_ringing", "listener_not_possible"),
             *("media_worker_lost", "precondition_failed", "precondition_required", "unprocessable"),
-            *("unsupported_media_type", "sideband_limit_reached", "too_many_connections", "resume_not_found", OTHER),
+            *(
+                "unsupported_media_type",
+                "sideband_limit_reached",
+                "too_many_connections",
+                "resume_not_found",
+                "settings_refused",
+                OTHER,
+            ),
         }
     ),
     "status": frozenset({"completed", "cancelled", "failed", "incomplete"}),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from aiohttp import hdrs, web
 
 from rtc_server.config import Settings
 from rtc_server.errors import HostNotAllowedError, UnauthorizedError
-from rtc_server.keys import KeyRing
+from rtc_server.keys import ApiKey, KeyRing
 from rtc_server.limits import address_key
 from rtc_server.media.owners import Caller, Owner
 
@@ -66,12 +66,12 @@ def credential_of(request: web.Request) -> str | None:
 class Authenticator:
     """Owns the keys and the ephemeral secrets."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError when a file of keys cannot be used."""
+    def __init__(self, settings: Settings, secrets: SecretTable | None = None) -> None:
+        """`secrets` are those of the authenticator before. Raises ConfigError when a file of keys cannot be used."""
         self._settings = settings
         self._ring = KeyRing(settings.auth)
         self._tokens = TokenVerifier.of(settings.auth)
-        self.secrets = SecretTable(settings.auth.max_client_secrets)
+        self.secrets = SecretTable(settings.auth.max_client_secrets) if secrets is None else secrets
         self.origins = OriginPolicy(settings.auth.allowed_origins, own_names(settings))
 
     def requires_key(self, now: float) -> bool:
@@ -88,7 +88,10 @@ class Authenticator:
             key = self._ring.find(credential, now)
             if key is None:
                 raise UnauthorizedError("The API key is not known here.")
-            return self._principal("key", ("key", key.key_id), visitor)
+            admins = self._settings.auth.admin_keys
+            is_operator = not admins or key.name in admins
+            principal = self._principal("key", ("key", key.key_id), visitor, has_priority=self._has_priority(key))
+            return replace(principal, is_operator=is_operator)
         return self._without_key(visitor, now)
 
     def local(self, visitor: Visitor) -> Principal | None:
@@ -113,18 +116,23 @@ class Authenticator:
 
     def _by_secret(self, credential: str, visitor: Visitor, now: float) -> Principal:
         secret = self.secrets.find(credential, time.time())
-        if secret is None or not self._is_valid_owner(secret.owner, now):
+        keys = [key for key in self._ring.keys(now) if secret is not None and secret.owner[:2] == ("key", key.key_id)]
+        if secret is None or (secret.owner[0] == "key" and not keys):  # a secret ends with the key that made it
             raise UnauthorizedError("The client secret is not known, or has expired.")
         owner = (*secret.owner, "secret", secret.secret_id)
-        principal = self._principal("secret", owner, visitor)
+        principal = self._principal("secret", owner, visitor, has_priority=any(map(self._has_priority, keys)))
         return Principal("secret", principal.caller, secret.session, principal.is_local)
 
-    def _is_valid_owner(self, owner: Owner, now: float) -> bool:
-        """A secret ends with the key that made it."""
-        return owner[0] != "key" or any(key.key_id == owner[1] for key in self._ring.keys(now))
+    def _has_priority(self, key: ApiKey) -> bool:
+        return key.name in self._settings.admission.priority_keys
 
     def _principal(
-        self, kind: Literal["anonymous", "key", "token", "secret"], owner: Owner, visitor: Visitor
+        self,
+        kind: Literal["anonymous", "key", "token", "secret"],
+        owner: Owner,
+        visitor: Visitor,
+        *,
+        has_priority: bool = False,
     ) -> Principal:
         limits = self._settings.limits
         quotas = []
@@ -132,7 +140,8 @@ class Authenticator:
             quotas.append((f"{owner[0]} {owner[1]}", limits.calls_per_key))
         if limits.calls_per_address and kind != "key" and not (kind == "anonymous" and visitor.is_local):
             quotas.append((f"address {address_key(visitor.address)}", limits.calls_per_address))
-        return Principal(kind, Caller(owner, tuple(quotas)), is_local=visitor.is_local)
+        caller = Caller(owner, tuple(quotas), has_priority)
+        return Principal(kind, caller, is_local=visitor.is_local)
 
 
 def own_names(settings: Settings) -> list[str]:

@@ -1,8 +1,9 @@
-"""What the HTTP handlers share: one frozen bundle, made once by `server` and found through a typed key."""
+"""What the HTTP handlers share: one bundle, made once by `server` and found through a typed key."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -11,12 +12,22 @@ from rtc_server.inference.client import EngineClient
 from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
 
+from .lifecycle import Lifecycle
+from .live_settings import Change
+from .tls import ServedCertificate
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class AppContext:
     settings: Settings
+    """Those in force: a reload replaces them whole."""
     engine: EngineClient
     router: MediaRouter
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    tls: ServedCertificate | None = None
+    """Of the HTTPS port, once it is open; None without."""
+    reload: Callable[[], Awaitable[Change]] | None = None
+    """See `reload.Reloader`; None where the settings come from nowhere."""
     resumption: Resumption | None = None
     """None: sessions end with their calls."""
 

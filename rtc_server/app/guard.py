@@ -47,9 +47,22 @@ class Guard:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError when a file of keys cannot be used."""
-        limits = settings.limits
         self._settings = settings
         self.authenticator = Authenticator(settings)
+        self._limit_rates()
+
+    def prepare(self, settings: Settings) -> Authenticator:
+        """For `use`: it knows the secrets that there are. Raises ConfigError when a file of keys cannot be used."""
+        return Authenticator(settings, self.authenticator.secrets)
+
+    def use(self, settings: Settings, authenticator: Authenticator) -> None:
+        """Other settings from now on. Where the limits are others, everybody starts with a full allowance."""
+        old, self._settings, self.authenticator = self._settings, settings, authenticator
+        if settings.limits != old.limits:
+            self._limit_rates()
+
+    def _limit_rates(self) -> None:
+        limits = self._settings.limits
         self._by_owner = RateLimiter(Rate(limits.requests_per_minute, limits.burst))
         self._by_address = RateLimiter(Rate(limits.address_requests_per_minute, limits.address_burst))
         self._failures = RateLimiter(Rate(limits.failures_per_minute, limits.failures_per_minute))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -20,17 +21,6 @@ OPENAPI: web.AppKey[dict[str, Any]] = web.AppKey("openapi", dict)
 """The document, built once from the routes that the application has."""
 
 
-def not_ready_reason(context: AppContext) -> str | None:
-    """Why the next call would be refused, as a word; None when it would be taken."""
-    if not context.engine.is_ready:
-        return "engine_not_ready"
-    if not context.router.is_ready:
-        return "media_not_ready"
-    if context.router.num_calls >= context.router.limit.max_calls:
-        return "server_full"
-    return None
-
-
 @routes.get("/healthz")
 async def healthz(request: web.Request) -> web.Response:
     """200 while the event loop runs."""
@@ -39,9 +29,10 @@ async def healthz(request: web.Request) -> web.Response:
 
 @routes.get("/readyz")
 async def readyz(request: web.Request) -> web.Response:
-    """200 when the models are warm and a line is free, else 503 with the reason."""
+    """200 when a call would be taken now, else 503. `reason`: the first check that fails; `checks`: all by name."""
     context = request.app[CONTEXT]
-    reason = not_ready_reason(context)
+    checks = readiness(context, asyncio.get_running_loop().time())
+    reason = first_reason(checks)
     body = {
         "status": "ready" if reason is None else "not_ready",
         "reason": reason,
@@ -49,8 +40,40 @@ async def readyz(request: web.Request) -> web.Response:
         "engine_restarts": context.engine.restarts,
         "calls": context.router.num_calls,
         "max_calls": context.router.limit.max_calls,
+        "checks": checks,
     }
     return web.json_response(body, status=200 if reason is None else 503)
+
+
+def readiness(context: AppContext, now: float) -> dict[str, dict[str, Any]]:
+    """Every check by name: whether it is `ok`, its `reason` when it is not, and what was looked at."""
+    engine, router, tls = context.engine, context.router, context.tls
+    silent, allowed = engine.silent_seconds(now), context.settings.engine.answer_timeout_seconds
+    num_calls, limits = router.num_calls, router.limit
+    found: dict[str, tuple[str, bool, dict[str, object]]] = {
+        "not_draining": ("draining", not context.lifecycle.is_ending, {}),
+        "models": ("engine_not_ready", engine.is_ready, {"restarts": engine.restarts}),
+        "engine": ("engine_silent", silent < allowed, {"silent_seconds": round(silent, 1)}),
+        "media": ("media_not_ready", router.is_ready, {}),
+        "certificate": (
+            "certificate_expired",
+            tls is None or not tls.is_expired,
+            {"not_after": None if tls is None else tls.not_after.isoformat()},
+        ),
+        "capacity": (
+            "server_full",
+            num_calls < limits.max_calls,
+            {"calls": num_calls, "max_calls": limits.max_calls, "live_limit": limits.live_calls},
+        ),
+    }
+    return {
+        name: {"ok": ok, **({} if ok else {"reason": reason}), **more} for name, (reason, ok, more) in found.items()
+    }
+
+
+def first_reason(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Why the next call would be refused, as a word; None when it would be taken."""
+    return next((check["reason"] for check in checks.values() if not check["ok"]), None)
 
 
 @routes.get("/v1/info")

@@ -261,6 +261,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies={200: Reply("Ready.", ANY_JSON), 503: Reply("Not ready, with the reason.", ANY_JSON)},
         is_public=True,
     ),
+    ("POST", "/admin/drain"): _server(
+        summary="take no new calls, and end once the running ones have",
+        replies={202: Reply("`status`, `calls`, `drain_timeout_seconds`.", ANY_JSON)},
+        errors=(403,),
+        is_public=False,
+    ),
+    ("POST", "/admin/reload"): _server(
+        summary="read the settings, the keys and the certificate again",
+        replies={200: Reply("`status`, `applied`, `needs_restart`: names of settings.", ANY_JSON)},
+        errors=(403, 422),
+        is_public=False,
+    ),
     ("GET", "/v1/info"): _server(
         summary="what this server is", replies={200: Reply("Backend, voices, calls.", ANY_JSON)}, is_public=True
     ),

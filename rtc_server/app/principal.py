@@ -24,6 +24,8 @@ class Principal:
     """Give it to the router with every new call."""
     session: SessionConfig | None = None
     """What the calls of an ephemeral secret start with; None = what the client or the settings say."""
+    is_operator: bool = False
+    """An API key that may operate the server (`auth.admin_keys`)."""
     is_local: bool = False
     """On this machine, and not for somebody else behind a proxy."""
 
@@ -36,6 +38,11 @@ class Principal:
     def may_mint(self) -> bool:
         """Make ephemeral secrets: only for those who could use the server for good anyway."""
         return self.kind in ("anonymous", "key")
+
+    @property
+    def may_operate(self) -> bool:
+        """Drain and reload the server: with an API key that may, or on this machine while there is none."""
+        return self.is_operator or (self.kind == "anonymous" and self.is_local)
 
     @property
     def may_read_metrics(self) -> bool:
@@ -52,6 +59,15 @@ def require_minting(request: web.Request) -> Principal:
     if not principal.may_mint:
         raise ForbiddenError("Client secrets are made with an API key, not with a client secret or a token.")
     return principal
+
+
+def require_operator(request: web.Request) -> None:
+    """Raises ForbiddenError."""
+    if not request[PRINCIPAL].may_operate:
+        raise ForbiddenError(
+            "The server is operated with an API key (of auth.admin_keys, where that names any), "
+            "or from its own machine while it has no keys."
+        )
 
 
 def require_control(request: web.Request, call_id: str) -> None:

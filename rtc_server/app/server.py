@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server import certs, logs, metrics, process_metrics, tracing
+from rtc_server import logs, process_metrics, tracing
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -34,13 +35,18 @@ from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
 
-from . import calls, client_secrets, health, pipecat, realtime_ws, status, whip
+from . import admin, calls, client_secrets, health, pipecat, realtime_ws, status, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
-from .guard import Guard, guarded, install
+from .guard import GUARD, Guard, guarded, install
+from .lifecycle import Lifecycle
 from .middleware import add_security_headers, errors_as_json
 from .openapi import document
 from .operations import OPERATIONS
+from .reload import Reloader
+from .systemd import Notifier
+from .tls import ServedCertificate
+from .upkeep import keep_up
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +54,7 @@ MAX_REQUEST_BYTES = 256 * 1024  # the largest body is a session with the schemas
 SWITCH_INTERVAL_SECONDS = 0.0005  # a compute thread holds the GIL 5 ms by default: five playout ticks of ten calls
 
 
-def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
+def run(settings: Settings, on_ready: Callable[[str], None], load: Callable[[], Settings]) -> int:
     """Serve until SIGINT or SIGTERM. `on_ready` gets the one line to print. Returns the exit code.
 
     Raises ConfigError (a port in use, ...) and EngineError (the models cannot be loaded)."""
@@ -59,32 +65,39 @@ def run(settings: Settings, on_ready: Callable[[str], None]) -> int:
     else:
         tracing.configure(settings.tracing, "signaling")
     try:
-        asyncio.run(_serve(settings, on_ready))
+        asyncio.run(_serve(settings, on_ready, load))
     finally:
         tracing.shutdown()
     return 0
 
 
-async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, on_ready: Callable[[str], None], load: Callable[[], Settings]) -> None:
     with process_metrics.watching_loop():
-        await serve(settings, on_ready)
+        await serve(settings, on_ready, load=load)
 
 
-async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-    """As `run`, on the running loop; `stop` ends it as a signal would."""
+async def serve(
+    settings: Settings,
+    on_ready: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+    load: Callable[[], Settings] | None = None,
+) -> None:
+    """As `run`, on the running loop; `stop` ends it as Ctrl-C would, `load` reads the settings again."""
     open_to = exposure(settings)
     loop = asyncio.get_running_loop()
     place_executor(settings.system.executor_cpu_affinity)
     if unused := unused_media_settings(settings):
         log.warning("there are no media workers to apply settings to", extra={"settings": ", ".join(unused)})
-    stop = stop or asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
+    lifecycle = Lifecycle(stop)
+    asked = asyncio.Event()
+    signals = {signal.SIGINT: lifecycle.interrupt, signal.SIGTERM: lifecycle.terminate, signal.SIGHUP: asked.set}
+    for number, handler in signals.items():
+        loop.add_signal_handler(number, handler)
     # The engine's socket: only this user can reach it.
     folder = tempfile.TemporaryDirectory(prefix="rtc-server-")
     engine_path = str(Path(folder.name) / "engine.sock")
     engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
+    notifier = Notifier(os.environ)
     try:
         async with asyncio.TaskGroup() as tasks:
             store = LocalSnapshotStore(settings.session.resume_seconds)
@@ -93,36 +106,53 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
                 _create_nodes(settings, engine, engine_path, tasks, writer),
                 settings.server.max_calls,
                 engine_calls=lambda: engine.max_calls,
+                reserved_calls=settings.admission.reserved_calls,
+                underruns_per_minute=settings.admission.max_underruns_per_minute,
             )
             resumption = Resumption(store, writer, router.hand_over) if settings.session.resume_seconds else None
+            context = AppContext(settings, engine, router, lifecycle, resumption=resumption)
+            app = create_app(context)
+            reloader = Reloader(context, app[GUARD], load or (lambda: settings), notifier)
+            context.reload = reloader.reload
             runner = web.AppRunner(
-                create_app(AppContext(settings, engine, router, resumption)),
+                app,
                 access_log=None,
                 keepalive_timeout=settings.limits.idle_connection_seconds,
                 max_headers=MAX_HEADERS,
             )
             servers: list[asyncio.Server] = []
+            always = [
+                tasks.create_task(keep_up(context, notifier), name="upkeep"),
+                tasks.create_task(notifier.watchdog(), name="systemd-watchdog"),
+            ]
             try:
-                await _listen(runner, settings, servers)
+                await _listen(runner, context, servers)
                 for node in router.nodes:
                     if isinstance(node, ProcessNode):
                         node.start()
-                await _unless_stopped(_warm_up(engine, router), stop)
+                await _unless_ending(_warm_up(engine, router), lifecycle)
                 if engine.is_ready and router.is_ready:
                     on_ready(
                         ready_line(
                             settings, engine, [server.sockets[0].getsockname()[1] for server in servers], open_to
                         )
                     )
-                    await stop.wait()
+                    notifier.ready()
+                    always.append(tasks.create_task(reloader.on_signal(asked), name="reload"))
+                    await lifecycle.wait_ending()
+                    notifier.stopping()
+                    await _drain(router, context.settings, lifecycle)
             finally:
-                await router.close(settings.server.shutdown_timeout_seconds)
+                await router.close(context.settings.server.shutdown_timeout_seconds)
                 await engine.close()
+                for task in always:
+                    task.cancel()
                 for server in servers:
                     server.close()
                 await runner.cleanup()
     finally:
         folder.cleanup()
+        notifier.close()
         for number in signals:
             loop.remove_signal_handler(number)
 
@@ -167,6 +197,7 @@ def create_app(context: AppContext) -> web.Application:
     app.add_routes(health.routes)
     app[status.STARTED_AT] = time.monotonic()
     app.add_routes(status.routes)
+    app.add_routes(admin.routes)
     app.router.add_get("/", _index)
     app[health.OPENAPI] = document(app.router.routes(), OPERATIONS)
     app.router.add_static("/static/", web_dir(), append_version=False)
@@ -203,10 +234,27 @@ async def _index(request: web.Request) -> web.FileResponse:
     return web.FileResponse(web_dir() / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+async def _drain(router: MediaRouter, settings: Settings, lifecycle: Lifecycle) -> None:
+    """Let the calls end, then the replies that some of them are in; cut short when somebody is in a hurry."""
+    server = settings.server
+    if lifecycle.hurry.is_set():
+        return
+    log.info("draining", extra={"calls": router.num_calls, "timeout_seconds": server.drain_timeout_seconds})
+    await router.drain(server.drain_timeout_seconds, lifecycle.hurry)
+    if router.num_calls and not lifecycle.hurry.is_set():
+        finishing = router.finish_replies(server.shutdown_timeout_seconds)
+        await _unless(finishing, lifecycle.hurry.wait())
+    log.info("drained", extra={"calls": router.num_calls})
+
+
+async def _unless_ending(work: Coroutine[Any, Any, None], lifecycle: Lifecycle) -> None:
     """Wait for `work`, or for the signal to stop before it is done. Raises what `work` raises."""
-    working = asyncio.create_task(work, name="warm-up")
-    stopping = asyncio.create_task(stop.wait(), name="stop-wait")
+    await _unless(work, lifecycle.wait_ending())
+
+
+async def _unless(work: Coroutine[Any, Any, None], other: Coroutine[Any, Any, object]) -> None:
+    working = asyncio.create_task(work, name="work")
+    stopping = asyncio.create_task(other, name="stop-wait")
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -217,22 +265,20 @@ async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) 
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings, servers: list[asyncio.Server]) -> None:
+async def _listen(runner: web.AppRunner, context: AppContext, servers: list[asyncio.Server]) -> None:
     """Open the ports, HTTP first; `servers` gets each as soon as it is open."""
-    server = settings.server
+    settings, server = context.settings, context.settings.server
     await runner.setup()
     ports: list[tuple[str, int, ssl.SSLContext | None]] = [("--http-port", server.http_port, None)]
     if server.tls:
-        certificate = certs.ensure_certificates(Path(server.certs_dir))
-        metrics.CERTIFICATE_EXPIRES.set(certs.describe(certificate).not_after.timestamp())
-        tls = certs.ssl_context(certificate)
-        ports.append(("--https-port", server.https_port, tls))
+        context.tls = ServedCertificate(Path(server.certs_dir))
+        ports.append(("--https-port", server.https_port, context.tls.context))
     if server.realtime_port:
         ports.append(("--realtime-port (0 = none)", server.realtime_port, None))
     table = ConnectionTable(settings.limits, settings.auth.trusted_proxies)
-    for option, port, context in ports:
+    for option, port, tls in ports:
         try:
-            servers.append(await listen(runner, table, server.host, port, context))
+            servers.append(await listen(runner, table, server.host, port, tls))
         except OSError as error:
             raise ConfigError(
                 f"Cannot listen on {server.host}:{port}: {error.strerror or error}. "

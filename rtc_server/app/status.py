@@ -6,6 +6,7 @@ Ids and numbers only: nothing of what was said. For this machine and for holders
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ from rtc_server.media.process import ProcessNode
 from rtc_server.paths import web_dir
 
 from .context import CONTEXT, AppContext
-from .health import not_ready_reason
+from .health import first_reason, readiness
 
 routes = web.RouteTableDef()
 
@@ -113,7 +114,7 @@ def _num_turns(asked: str | None) -> int:
 
 
 def _capacity(context: AppContext) -> Json:
-    reason = not_ready_reason(context)
+    reason = first_reason(readiness(context, asyncio.get_running_loop().time()))
     calls, limit = context.router.num_calls, context.router.limit
     return {
         "ready": reason is None,
@@ -122,6 +123,7 @@ def _capacity(context: AppContext) -> Json:
         "max_calls": limit.max_calls,
         "max_calls_of_server": limit.server_calls,
         "max_calls_of_engine": limit.engine_calls,
+        "max_calls_of_playout": limit.live_calls,
     }
 
 

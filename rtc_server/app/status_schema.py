@@ -59,6 +59,7 @@ STATUS: Content = {
             "max_calls": COUNT,
             "max_calls_of_server": COUNT,
             "max_calls_of_engine": {"type": ["integer", "null"]},
+            "max_calls_of_playout": {"type": ["integer", "null"]},
             "engine": _object(
                 {
                     "backend": ID,

@@ -197,4 +197,4 @@ class Admission:
             return RETRY_AFTER_SECONDS
         promised = max(now + num_missing * each, self._promised + each)
         self._promised = min(promised, now + MAX_RETRY_AFTER_SECONDS)
-        return max(1, math.ceil(self._promised - now))
+        return min(max(1, math.ceil(self._promised - now)), MAX_RETRY_AFTER_SECONDS)  # the sum is rounded

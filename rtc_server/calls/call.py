@@ -174,6 +174,9 @@ class Call:
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self._underruns = 0
+        self.played_frames = 0
+        """Frames of replies that were sent, 20 ms each."""
+        self._ends_at: float | None = None
         self._frames = 0
         self._num_turns = 0
         self._latency_ms: float | None = None
@@ -224,6 +227,25 @@ class Call:
         has no session that could."""
         return None if self._snapshots is None else self._snapshots.hand_over()
 
+    @property
+    def underruns(self) -> int:
+        """How often a reply ran dry while it was playing."""
+        return self._playout.underruns
+
+    @property
+    def is_answering(self) -> bool:
+        """A reply is made or played, or is due."""
+        return self.core.is_answering
+
+    def announce_drain(self, ends_at: float) -> None:
+        """The server ends at `ends_at` (the loop's time): tell whoever is there, and the peer once it is."""
+        self._ends_at = ends_at
+        self._send(self._draining_event(ends_at))
+
+    def _draining_event(self, ends_at: float) -> Event:
+        seconds = round(max(0.0, ends_at - asyncio.get_running_loop().time()), 1)
+        return self.core.announce.event("rtc_server.server.draining", seconds_left=seconds)
+
     # --- sidebands
 
     def join(self, sideband: EventObserver) -> None:
@@ -272,6 +294,8 @@ class Call:
     def on_channel_open(self) -> None:
         for event in [*self._client_events.opening(), *self._recording_notice()]:
             self._send(event)
+        if self._ends_at is not None:
+            self._send(self._draining_event(self._ends_at))
         if self._grant is not None:
             for event in resumable_events(self.core, self._grant, self._settings.session.resume_seconds):
                 self._send_to_peer(event)  # to nobody else: it holds the token
@@ -307,6 +331,7 @@ class Call:
         if self._playout.underruns > self._underruns:
             metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
             self._underruns = self._playout.underruns
+        self.played_frames += not frame.is_silence
         self._frames += 1
         if self._frames % FRAMES_PER_SECOND == 0:
             metrics.VOICE_BACKLOG.observe(self._detector.backlog_ms / 1e3)

@@ -233,6 +233,11 @@ class CallCore:
         """A reply is being made or played (held ones do not count)."""
         return self.replies.is_active
 
+    @property
+    def is_answering(self) -> bool:
+        """A reply is made or played, or is due: the user has stopped, and waits."""
+        return self.is_agent_active or (self._turn is not None and self._turn.stopped is not None)
+
     def _on_turn_events(self, events: Iterable[TurnEvent], now: float) -> None:
         for event in events:
             self._on_turn_event(event, now)
@@ -404,16 +409,14 @@ class CallCore:
     def _on_idle(self, now: float) -> None:
         """Nobody spoke for `idle_timeout_ms` after the reply had been heard: the model speaks again."""
         self._idle.stop()
-        item_id = self._new_id("item")
+        item = Item(self._new_id("item"), "user", "input_audio", "")
         times = {
             "audio_start_ms": self._idle.start_sample // SAMPLES_PER_MS,
             "audio_end_ms": self._detector.samples_received // SAMPLES_PER_MS,
         }
-        self._outbox.send([self.announce.event("input_audio_buffer.timeout_triggered", **times, item_id=item_id)])
-        item = Item(item_id, "user", "input_audio", "")
+        self._outbox.send([self.announce.event("input_audio_buffer.timeout_triggered", **times, item_id=item.item_id)])
         self._outbox.send(self.announce.user_audio_item(item, self.conversation.append(item)))
-        plan = self._plan()
-        items = (*self._history(), ConversationItem("system", PROMPT))
+        plan, items = self._plan(), (*self._history(), ConversationItem("system", PROMPT))
         request = self._request(plan, self._new_id("turn"), items, None)
         self._open(self.replies.begin(request, plan, None, now), now)
 
@@ -561,8 +564,7 @@ class CallCore:
             self._unanswered.clear()
         self.replies.open(response, now)
         self._budget.take(now)
-        limits = self._budget.to_event(now)
-        self._outbox.send([self.announce.event("rate_limits.updated", rate_limits=limits)])
+        self._outbox.send([self.announce.event("rate_limits.updated", rate_limits=self._budget.to_event(now))])
 
     def _has_own_transcript(self, item_id: str) -> bool:
         item = self.conversation.find(item_id)

@@ -69,6 +69,13 @@ class EchoCall:
         state: CallState = "echo" if self.connected.is_set() else "connecting"
         return CallStatus(self.call_id, now - self.started_at, state, self._transport.line)
 
+    is_answering = False
+    underruns = 0  # an echo test has no replies
+    played_frames = 0
+
+    def announce_drain(self, ends_at: float) -> None:
+        """Nobody to tell: an echo test has no events."""
+
     # --- MediaSink
 
     is_behind = False

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from rtc_server import metrics
+from rtc_server.audio.pcm import FRAME_MS
 from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError, NotReadyError
 from rtc_server.inference.client import EngineClient
@@ -33,6 +34,8 @@ from .status import CallStatus
 from .turn_records import TurnRecord
 
 log = logging.getLogger(__name__)
+
+FINISH_POLL_SECONDS = 0.05  # only while the server ends; no call has to tell when its reply is over
 
 CallKind: TypeAlias = Literal["conversation", "echo"]
 AnyCall: TypeAlias = Call | EchoCall
@@ -66,6 +69,9 @@ class CallRegistry:
         self._running: dict[str, asyncio.Task[str]] = {}
         self._leases = Leases()
         self._is_closing = False
+        self._ends_at: float | None = None
+        self._underruns = 0  # of calls that are over
+        self._played_frames = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -86,6 +92,16 @@ class CallRegistry:
     def status(self, now: float) -> list[CallStatus]:
         """Every call that goes on, the oldest first."""
         return [call.status(now) for call in self._calls.values()]
+
+    @property
+    def underruns(self) -> int:
+        """How often replies ran dry, in all calls so far."""
+        return self._underruns + sum(call.underruns for call in self._calls.values())
+
+    @property
+    def played_seconds(self) -> float:
+        """How much of replies was played, in all calls so far."""
+        return (self._played_frames + sum(call.played_frames for call in self._calls.values())) * FRAME_MS / 1e3
 
     def reserve(self) -> Slot:
         """Take a slot before any work is done for a caller. Raises NotReadyError or ServerFullError."""
@@ -126,6 +142,8 @@ class CallRegistry:
         task = self._tasks.create_task(self._run(call, trace), name=f"call-{call.call_id}")
         self._running[call.call_id] = task
         task.add_done_callback(lambda done: self._end(call, lease, trace, done))
+        if self._ends_at is not None:
+            call.announce_drain(self._ends_at)
         metrics.CALLS_STARTED.inc()
         return call
 
@@ -143,6 +161,26 @@ class CallRegistry:
         await call.hang_up("resumed")
         await asyncio.wait({task})
         return snapshot
+
+    def use_settings(self, settings: Settings) -> None:
+        """For calls from now on."""
+        self._settings = settings
+
+    def announce_drain(self, seconds: float) -> None:
+        """Tell every call, and those that are being set up, that the server ends in so many seconds."""
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+        for call in list(self._calls.values()):
+            call.announce_drain(self._ends_at)
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """End every call as soon as nobody waits for a reply on it. After the timeout some may be left for `close`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while self._calls and loop.time() < deadline:
+            quiet = [call for call in self._calls.values() if not call.is_answering]
+            await asyncio.gather(*(call.hang_up("shutdown") for call in quiet))
+            if self._calls:
+                await asyncio.sleep(FINISH_POLL_SECONDS)
 
     async def close(self, timeout_seconds: float) -> None:
         """End every call and wait until the last slot is free; what has not ended in time is cancelled."""
@@ -169,6 +207,8 @@ class CallRegistry:
         """The one place where a call's slot becomes free: reached even when its task is cancelled before it begins."""
         reason = "internal_error" if task.cancelled() else task.result()
         del self._calls[call.call_id], self._running[call.call_id]
+        self._underruns += call.underruns
+        self._played_frames += call.played_frames
         self.give_back(lease)
         metrics.CALLS_ENDED.labels(metrics.bounded("reason", reason)).inc()
         if self._on_end is not None:

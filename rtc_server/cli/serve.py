@@ -148,5 +148,5 @@ def serve(
         if sys.stderr.isatty():
             stack.enter_context(progress)
             stack.enter_context(redirect_stderr(LinesAbove(progress.console)))
-        exit_code = run(settings, print_ready)
+        exit_code = run(settings, print_ready, lambda: load_settings(config, given))
     raise typer.Exit(exit_code)

@@ -10,7 +10,15 @@ from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import HASH_PREFIX, Section
 from .recording import RecordingSection
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection, TracingSection
+from .server import (
+    AdmissionSection,
+    AuthSection,
+    LimitsSection,
+    LoggingSection,
+    ServerSection,
+    SystemSection,
+    TracingSection,
+)
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -28,6 +36,7 @@ __all__ = [
     "DEFAULT",
     "ENV_PREFIX",
     "HASH_PREFIX",
+    "AdmissionSection",
     "AudioSection",
     "AuthSection",
     "CascadeSection",

@@ -30,6 +30,8 @@ class EngineSection(Section):
     """Audio that may be generated ahead of playout; little is then thrown away on an interruption."""
     response_timeout_seconds: float = Field(20.0, ge=1.0, le=600.0)
     """A response that shows no progress for this long is ended as failed."""
+    answer_timeout_seconds: float = Field(5.0, ge=0.1, le=600.0)
+    """An engine that does not look at its requests for this long makes /readyz red, until it does."""
     step_timeout_seconds: float = Field(60.0, ge=1.0, le=3_600.0)
     """An engine process that stands still for this long in one step (behind a GPU that does not answer, say) is ended,
     with where it stood in the log, and started again."""

@@ -42,8 +42,11 @@ class ServerSection(Section):
     """Length after which a call is ended."""
     setup_timeout_seconds: float = Field(15.0, ge=1.0, le=120.0)
     """Time a caller has from the answer until media flows; then the call is removed."""
+    drain_timeout_seconds: float = Field(30.0, ge=0.0, le=86_400.0)
+    """Time that running calls have to end by themselves once the server is told to stop (SIGTERM, POST /admin/drain);
+    no new ones are taken meanwhile. Ctrl-C and a second SIGTERM do not wait."""
     shutdown_timeout_seconds: float = Field(5.0, ge=0.0, le=600.0)
-    """Time that running calls have to end once the server is told to stop."""
+    """Time that the calls left then have to finish the reply that they are in, and to end."""
 
     @model_validator(mode="after")
     def _ports_differ(self) -> ServerSection:
@@ -77,6 +80,8 @@ class AuthSection(Section):
     """A token whose end (`exp`) is further away is refused."""
     max_client_secrets: int = Field(10_000, ge=1, le=1_000_000)
     """Ephemeral secrets (`ek_...`) that are valid at once; one more gets 429."""
+    admin_keys: tuple[str, ...] = ()
+    """Names of the API keys that may operate the server (POST /admin/...); [] = every API key."""
     insecure_no_auth: bool = False
     """Without any key, let everybody in who reaches the server, whatever server.host is."""
     trust_loopback: bool = False
@@ -122,6 +127,18 @@ class LimitsSection(Section):
     """Time from one request to the end of the next one's headers; proxies should close theirs earlier."""
     body_seconds: float = Field(15.0, ge=0.1, le=600.0)
     """Time from a request's headers to the end of its body."""
+
+
+class AdmissionSection(Section):
+    """Who is let in when there are many: how server.max_calls is shared, and when fewer calls are better."""
+
+    reserved_calls: int = Field(0, ge=0, le=10_000)
+    """Calls, of all there may be, that only callers of the priority lane get."""
+    priority_keys: tuple[str, ...] = ()
+    """Names of the API keys of the priority lane (`rtc-server keys`); their client secrets belong to it too."""
+    max_underruns_per_minute: float = Field(3.0, ge=0.0, le=600.0)
+    """Gaps per minute of spoken replies, over all calls; beyond it fewer calls than now are let in until replies have
+    been smooth for a while. 0 = never."""
 
 
 class SystemSection(Section):

@@ -24,7 +24,15 @@ from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
 from .engine import CascadeSection, EngineSection, ModelsSection, OpenS2SSection
 from .kinds import Hidden, Section
 from .recording import RecordingSection
-from .server import AuthSection, LimitsSection, LoggingSection, ServerSection, SystemSection, TracingSection
+from .server import (
+    AdmissionSection,
+    AuthSection,
+    LimitsSection,
+    LoggingSection,
+    ServerSection,
+    SystemSection,
+    TracingSection,
+)
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -44,6 +52,7 @@ class Settings(BaseModel):
     server: ServerSection = ServerSection()
     auth: AuthSection = AuthSection()
     limits: LimitsSection = LimitsSection()
+    admission: AdmissionSection = AdmissionSection()
     engine: EngineSection = EngineSection()
     models: ModelsSection = ModelsSection()
     cascade: CascadeSection = CascadeSection()

@@ -32,6 +32,8 @@ from .wire import (
     FrameReader,
     Grant,
     HostMetrics,
+    Ping,
+    Pong,
     Release,
     Shutdown,
     Submit,
@@ -85,6 +87,7 @@ class EngineClient(ABC):
         self._first_start: asyncio.Future[None] | None = None
         self._info: EngineInfo | None = None
         self._is_ready = False
+        self._pinged_at: float | None = None
         self._closing = asyncio.Event()
         self.on_ready_changed: Callable[[bool], None] | None = None
         """Called when `is_ready` changes."""
@@ -176,6 +179,16 @@ class EngineClient(ABC):
             self._waiting[response_id] = replace(self._waiting[response_id], is_held=False)
         elif response_id in self._sinks:
             self._send(Release(response_id))
+
+    def ping(self, now: float) -> None:
+        """Ask whether the engine's loop turns, unless an answer is due already. Call it about once a second."""
+        if self._is_ready and self._pinged_at is None:
+            self._pinged_at = now
+            self._send(Ping())
+
+    def silent_seconds(self, now: float) -> float:
+        """How long the answer to a ping has been due; 0 = none is. Requests of calls stand in the same queue."""
+        return 0.0 if self._pinged_at is None else now - self._pinged_at
 
     async def metrics(self) -> bytes:
         """Metrics of the host's process in Prometheus text format; empty when they are this process's own, or when it
@@ -276,6 +289,7 @@ class EngineClient(ABC):
     def _set_ready(self, is_ready: bool) -> None:
         if is_ready != self._is_ready:
             self._is_ready = is_ready
+            self._pinged_at = None
             if not is_ready:
                 self._tell_metrics(b"")
                 self.report = None
@@ -301,6 +315,8 @@ class EngineClient(ABC):
                     self._send(Submit(request))
                 if self._first_start is not None and not self._first_start.done():
                     self._first_start.set_result(None)
+            case Pong():
+                self._pinged_at = None
             case EngineUnavailable(code, text):
                 raise EngineError(code, text)
 

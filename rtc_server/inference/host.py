@@ -31,6 +31,8 @@ from .wire import (
     FrameReader,
     Grant,
     HostMetrics,
+    Ping,
+    Pong,
     Release,
     Report,
     Shutdown,
@@ -222,6 +224,8 @@ class EngineHost:
             case Grant(response_id, audio_ms):
                 if self._owners.get(response_id) is client:
                     engine.grant(response_id, audio_ms)
+            case Ping():
+                self._send(client, Pong())
             case Release(response_id):
                 if self._owners.get(response_id) is client:
                     engine.release(response_id)

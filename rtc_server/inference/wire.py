@@ -59,6 +59,11 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer with `Pong` between two steps."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Close the engine and leave."""
 
@@ -68,7 +73,7 @@ class AskMetrics:
     """Answer with `HostMetrics`, before the next step."""
 
 
-Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | AskMetrics | Shutdown
+Command: TypeAlias = Configure | Submit | Cancel | Grant | Release | Ping | AskMetrics | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,11 @@ class EngineUnavailable:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The engine's loop turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ class HostMetrics:
     page: bytes
 
 
-Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents | EngineReport | HostMetrics
+Report: TypeAlias = EngineReady | EngineUnavailable | EngineEvents | EngineReport | HostMetrics | Pong
 
 
 def encode(message: object) -> bytes:

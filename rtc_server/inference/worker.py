@@ -35,8 +35,9 @@ def prepare_process(configure: Configure) -> None:
 def main() -> None:
     """Serve one engine on the inherited socket until the server leaves."""
     logs.configure(logs.LogStyle())
-    # Ctrl-C reaches the whole process group; the server decides when the engine ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, systemd's SIGTERM the whole unit; the server decides when the engine ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     EngineHost(socket.socket(fileno=int(sys.argv[1])), StepWatch, process_metrics.page).serve(prepare_process)
     tracing.shutdown()
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from rtc_server import logs
 from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.calls.snapshot_timer import SaveSnapshot
@@ -77,7 +78,8 @@ class LocalNode:
 
     @property
     def load(self) -> NodeLoad:
-        return NodeLoad(len(self.registry), self._engine.is_ready)
+        registry = self.registry
+        return NodeLoad(len(registry), self._engine.is_ready, registry.underruns, registry.played_seconds)
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""
@@ -158,6 +160,20 @@ class LocalNode:
         """See `MediaNode`."""
         now = asyncio.get_running_loop().time()
         return NodeStatus(tuple(self.registry.status(now)), tuple(self._turns))
+
+    async def use_settings(self, settings: Settings) -> None:
+        """See `MediaNode`."""
+        self._settings = settings
+        self.registry.use_settings(settings)
+        logs.configure(settings.logging)
+
+    async def announce_drain(self, seconds: float) -> None:
+        """See `MediaNode`."""
+        self.registry.announce_drain(seconds)
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        await self.registry.finish_replies(timeout_seconds)
 
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""

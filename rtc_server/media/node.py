@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.status import CallStatus
 from rtc_server.calls.turn_records import TurnRecord
+from rtc_server.config import Settings
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -97,6 +98,10 @@ class NodeLoad:
     """Slots held, connecting calls included."""
     is_ready: bool
     """It takes calls: its engine is warm, and it is not closing."""
+    underruns: int = 0
+    """How often replies ran dry since the node began."""
+    played_seconds: float = 0.0
+    """How much of replies was played since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,16 @@ class MediaNode(Protocol):
 
     async def status(self) -> NodeStatus:
         """Its calls and their latest turns. Raises NotReadyError when it does not answer."""
+
+    async def use_settings(self, settings: Settings) -> None:
+        """Other settings for calls from now on; of all keys only those of `app.live_settings` differ."""
+
+    async def announce_drain(self, seconds: float) -> None:
+        """Tell every call that the server ends in so many seconds."""
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """End every call, those that nobody waits for a reply on at once, the others with its end; at the timeout some
+        may be left."""
 
     async def close(self, timeout_seconds: float) -> None:
         """End every call, then the node. Idempotent."""

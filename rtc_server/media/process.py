@@ -56,6 +56,8 @@ class ProcessNode:
         self._calls: set[str] = set()
         self._listeners: set[str] = set()
         self._num_answering = 0
+        self._underruns = 0
+        self._played_seconds = 0.0
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._new_calls: dict[int, Callable[[Any], str]] = {}  # by the request that starts one: its id, from the result
@@ -73,7 +75,8 @@ class ProcessNode:
 
     @property
     def load(self) -> NodeLoad:
-        return NodeLoad(len(self._calls) + self._num_answering, self._is_ready)
+        calls = len(self._calls) + self._num_answering
+        return NodeLoad(calls, self._is_ready, self._underruns, self._played_seconds)
 
     def holds(self, call_id: str) -> bool:
         """The call is here, or was here and was lost."""
@@ -158,6 +161,19 @@ class ProcessNode:
         status: NodeStatus = await self._ask("status")
         return status
 
+    async def use_settings(self, settings: Settings) -> None:
+        """See `MediaNode`. A worker that is being started again begins with them."""
+        self._settings = settings
+        await self._ask("use_settings", settings)
+
+    async def announce_drain(self, seconds: float) -> None:
+        """See `MediaNode`."""
+        await self._ask("announce_drain", seconds)
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        await self._ask("finish_replies", timeout_seconds, wait=timeout_seconds + REQUEST_TIMEOUT_SECONDS)
+
     async def close(self, timeout_seconds: float) -> None:
         """See `MediaNode`."""
         if self._closing.is_set():
@@ -166,7 +182,7 @@ class ProcessNode:
         if self._writer is not None:
             with suppress(NotReadyError, RuntimeError, TimeoutError):
                 async with asyncio.timeout(timeout_seconds + 1.0):
-                    await self._ask("close", timeout_seconds)
+                    await self._ask("close", timeout_seconds, wait=timeout_seconds + 1.0)
             if self._writer is not None:
                 self._writer.close()
         if self._supervisor is not None:
@@ -189,7 +205,13 @@ class ProcessNode:
         if call_id in self._lost:
             raise CallEndedError("The media worker that carried this call was lost, and the call with it.")
 
-    async def _ask(self, method: str, *arguments: object, new_call: Callable[[Any], str] | None = None) -> Any:
+    async def _ask(
+        self,
+        method: str,
+        *arguments: object,
+        new_call: Callable[[Any], str] | None = None,
+        wait: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> Any:
         writer = self._writer
         if writer is None or writer.is_closing():
             raise NotReadyError("A media worker is being restarted; try again in a moment.", retry_after=1)
@@ -201,7 +223,7 @@ class ProcessNode:
             self._new_calls[number] = new_call
         try:
             writer.write(encode(Request(number, method, arguments)))
-            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+            async with asyncio.timeout(wait):
                 return await reply
         except TimeoutError:
             raise NotReadyError("A media worker does not answer; try again in a moment.", retry_after=5) from None
@@ -314,8 +336,9 @@ class ProcessNode:
             case SnapshotChanged(key, owner, data):
                 if self._save_snapshot is not None:
                     self._save_snapshot(key, owner, data)
-            case WorkerLoad(is_ready, ended):
+            case WorkerLoad(is_ready, ended, underruns, played_seconds):
                 self._is_ready = is_ready
+                self._underruns, self._played_seconds = underruns, played_seconds
                 if is_ready:
                     self._ready.set()
                 self._calls.difference_update(ended)
@@ -323,6 +346,7 @@ class ProcessNode:
 
     def _lose_calls(self) -> None:
         self._is_ready = False
+        self._underruns, self._played_seconds = 0, 0.0  # the next worker begins anew
         if self._calls and not self._closing.is_set():
             metrics.CALLS_ENDED.labels(WORKER_LOST).inc(len(self._calls))
             log.error("calls lost with their media worker", extra={"calls": len(self._calls)})

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from rtc_server import metrics
-from rtc_server.calls.admission import Admission, CallLimits, Lane
-from rtc_server.errors import ApiError, CallNotFoundError, NotReadyError
+from rtc_server.calls.admission import MAX_RETRY_AFTER_SECONDS, Admission, CallLimits, Lane
+from rtc_server.config import Settings
+from rtc_server.errors import ApiError, CallNotFoundError, DrainingError, NotReadyError
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -25,6 +30,9 @@ from .node import (
 )
 from .owners import Caller, CallOwners
 
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_SECONDS = 0.1  # only while the server ends
 STATUS_SECONDS = 2.0  # a worker that needs longer to list its calls is shown as one that does not answer
 MAX_KNOWN_CALLS = 20_000  # where calls are, ended ones included until they are this many
 
@@ -54,6 +62,8 @@ class MediaRouter:
         self._admission = Admission(max_calls, reserved_calls, underruns_per_minute)
         self._where: OrderedDict[str, MediaNode] = OrderedDict()
         self._is_open = False
+        self._ends_at: float | None = None
+        self._loads: dict[int, NodeLoad] = {}  # as they were last looked at, by node
         self.owners = CallOwners(self.carries)
         """Whose calls they are."""
 
@@ -149,12 +159,68 @@ class MediaRouter:
         """Each node's, in their order; None for one that does not answer in time."""
         return list(await asyncio.gather(*(_status(node) for node in self.nodes)))
 
+    def observe(self, now: float) -> None:
+        """Look at the calls and at how their replies are played. Call it about once a second."""
+        underruns, played_seconds = 0, 0.0
+        for index, node in enumerate(self.nodes):
+            load, before = node.load, self._loads.get(index)
+            self._loads[index] = load
+            if before is None or load.played_seconds < before.played_seconds:  # a worker that was started again
+                before = NodeLoad(0, is_ready=True)
+            underruns += load.underruns - before.underruns
+            played_seconds += load.played_seconds - before.played_seconds
+        limit = self.limit.max_calls
+        self._admission.observe(self.num_calls, now, underruns, played_seconds)
+        if (new := self.limit.max_calls) < limit:
+            log.warning("replies run dry: fewer calls are let in", extra={"max_calls": new, "calls": self.num_calls})
+        elif new > limit:
+            log.info("replies are smooth: more calls are let in", extra={"max_calls": new})
+
+    async def use_settings(self, settings: Settings) -> None:
+        """Other limits, and other settings for new calls, from now on; the calls that there are go on."""
+        admission = settings.admission
+        self._admission.configure(
+            settings.server.max_calls, admission.reserved_calls, admission.max_underruns_per_minute
+        )
+        await self._all(node.use_settings(settings) for node in self.nodes)
+
+    @property
+    def is_draining(self) -> bool:
+        """The calls that there are go on; there will be no others."""
+        return self._ends_at is not None
+
+    async def drain(self, timeout_seconds: float, hurry: asyncio.Event) -> None:
+        """Take no more calls, and wait until those that there are have ended: at most so long, and until `hurry`."""
+        loop = asyncio.get_running_loop()
+        self._ends_at = deadline = loop.time() + timeout_seconds
+        await self._all(node.announce_drain(timeout_seconds) for node in self.nodes)
+        while self.num_calls and loop.time() < deadline and not hurry.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), min(DRAIN_POLL_SECONDS, max(0.0, deadline - loop.time())))
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        """See `MediaNode`."""
+        await self._all(node.finish_replies(timeout_seconds) for node in self.nodes)
+
     async def close(self, timeout_seconds: float) -> None:
         """End every call and every node."""
         self._is_open = False
         await asyncio.gather(*(node.close(timeout_seconds) for node in self.nodes))
 
+    async def _all(self, asked: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Ask all nodes; one that is gone has no calls to end."""
+        for result in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(result, BaseException) and not isinstance(result, ApiError):
+                raise result
+
     def _choose(self, caller: Caller) -> MediaNode:
+        if self._ends_at is not None:
+            wait = self._ends_at - asyncio.get_running_loop().time()
+            seconds = min(max(1, math.ceil(wait)), MAX_RETRY_AFTER_SECONDS)
+            raise DrainingError(
+                f"This server takes no more calls before it ends; call another one, or this one in {seconds} s.",
+                retry_after=seconds,
+            )
         index = least_loaded([node.load for node in self.nodes]) if self._is_open else None
         if index is None:
             raise NotReadyError("The models are still loading; try again in a moment.", retry_after=3)

@@ -25,11 +25,14 @@ class ConfigureWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """The worker's engine connection came or went, or a call ended."""
+    """The worker's engine connection came or went, a call ended, or a second is over in which replies were played."""
 
     is_ready: bool
     ended: tuple[str, ...] = ()
     """Calls that are over."""
+    underruns: int = 0
+    """As in `NodeLoad`."""
+    played_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Entry point of a media process: `python -m rtc_server.media.worker FD`.
 
 It hosts a `LocalNode` and does what signaling asks over the inherited socket. It ends when that socket does, so no call
-outlives its server; Ctrl-C goes to the signaling process, which then ends the calls in order.
+outlives its server; signals go to the signaling process, which then ends the calls in order.
 """
 
 from __future__ import annotations
@@ -43,12 +43,11 @@ log = logging.getLogger("rtc_server.media.worker")
 READ_BYTES = 1 << 16
 SWITCH_INTERVAL_SECONDS = 0.0005  # another thread (ONNX, DNS) gives the GIL back within a fraction of a frame
 READ_STEP = WINDOW // 8  # what a call has read is told in lumps: 3 times a second instead of 50
+PLAYBACK_SECONDS = 1.0
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
 METHODS = frozenset(
-    {
-        *("answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over"),
-        *("metrics", "status", "close"),
-    }
+    {"answer", "listen", "restart_ice", "update_ice", "add_candidates", "hang_up", "hand_over", "metrics", "status"}
+    | {"use_settings", "announce_drain", "finish_replies", "close"}
 )
 
 
@@ -87,6 +86,7 @@ class Worker:
                     on_end=self._tell_ended,
                     save_snapshot=self._tell_snapshot,
                 )
+                telling = tasks.create_task(self._tell_playback(node), name="tell-playback")
                 gc.collect()
                 gc.freeze()  # what lives as long as the process need not be looked at by every collection
                 try:
@@ -95,6 +95,7 @@ class Worker:
                             self._handle(node, message, tasks)
                         messages = await self._read()
                 finally:
+                    telling.cancel()
                     await node.close(CLOSE_SECONDS)
         finally:
             await engine.close()
@@ -170,11 +171,27 @@ class Worker:
             self._send(Reply(request.number, result))
 
     def _tell_ready(self, is_ready: bool) -> None:
-        self._send(WorkerLoad(is_ready))
+        if self._node is None:
+            self._send(WorkerLoad(is_ready))
+        else:
+            self._tell_load(self._node)
 
     def _tell_ended(self, call_id: str) -> None:
-        node = self._node
-        self._send(WorkerLoad(node is not None and node.load.is_ready, (call_id,)))
+        if self._node is not None:
+            self._tell_load(self._node, (call_id,))
+
+    def _tell_load(self, node: LocalNode, ended: tuple[str, ...] = ()) -> None:
+        load = node.load
+        self._send(WorkerLoad(load.is_ready, ended, load.underruns, load.played_seconds))
+
+    async def _tell_playback(self, node: LocalNode) -> None:
+        """Once a second while replies are played: admission goes by it."""
+        told = 0.0
+        while True:
+            await asyncio.sleep(PLAYBACK_SECONDS)
+            if (played := node.load.played_seconds) != told:
+                told = played
+                self._tell_load(node)
 
     def _tell_snapshot(self, key: str, owner: tuple[str, ...], data: bytes | None) -> None:
         self._send(SnapshotChanged(key, owner, data))
@@ -225,7 +242,9 @@ async def _main(sock: socket.socket) -> None:
 
 def main() -> None:
     """Serve on the inherited socket until the signaling process leaves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, systemd's SIGTERM the whole unit; signaling decides when the calls end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     asyncio.run(_main(socket.socket(fileno=int(sys.argv[1]))))
     tracing.shutdown()

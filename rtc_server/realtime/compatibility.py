@@ -93,6 +93,7 @@ SERVER_EVENTS: dict[str, Support] = {
     "rtc_server.recording.started": Support("ours", "the call is recorded from now on: see recording.md"),
     "rtc_server.recording.stopped": Support("ours", "it is not recorded any more, and why"),
     "rtc_server.turn.metrics": Support("ours", "where each millisecond between question and answer went"),
+    "rtc_server.server.draining": Support("ours", "the server ends in `seconds_left`; connect to another one"),
 }
 
 SESSION_FIELDS: dict[str, Support] = {

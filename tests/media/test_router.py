@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from rtc_server.config import Settings
 from rtc_server.errors import (
     ApiError,
     CallNotFoundError,
@@ -56,6 +57,7 @@ class CountingNode:
         self.is_ready = is_ready
         self.hung_up: list[str] = []
         self.joined: list[str | None] = []
+        self.told: float | None = None
 
     @property
     def load(self) -> NodeLoad:
@@ -90,6 +92,14 @@ class CountingNode:
 
     async def metrics(self) -> bytes:
         return b""
+
+    async def use_settings(self, settings: Settings) -> None: ...
+
+    async def announce_drain(self, seconds: float) -> None:
+        self.told = seconds
+
+    async def finish_replies(self, timeout_seconds: float) -> None:
+        self.calls = 0
 
     async def close(self, timeout_seconds: float) -> None:
         self.is_ready = False

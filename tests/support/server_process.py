@@ -29,6 +29,7 @@ Value = bool | int | float | str | list[str] | list[int]
 
 DEFAULTS: Mapping[str, Value] = {
     "webrtc.host_addresses": ["127.0.0.1"],  # tests send nothing to any other address
+    "server.drain_timeout_seconds": 0.0,  # a test that leaves calls behind does not wait for them
     "server.shutdown_timeout_seconds": 3.0,
     "auth.keys_file": "",  # not the developer's own
     "server.realtime_port": 0,  # a fixed port belongs to one server of the machine
