@@ -8,10 +8,11 @@ import signal
 import ssl
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
@@ -29,6 +30,7 @@ from rtc_server.media.process import ProcessNode
 from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
 from rtc_server.media.snapshot_store import LocalSnapshotStore, SnapshotWriter
+from rtc_server.media.snapshots import SnapshotStore
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
@@ -45,6 +47,11 @@ from .operations import OPERATIONS
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 256 * 1024  # the largest body is a session with the schemas of its tools
+MakeEngine: TypeAlias = Callable[[Settings, str | None], EngineClient]
+MakeStore: TypeAlias = Callable[[float], SnapshotStore]
+HandOver: TypeAlias = Callable[[str], Awaitable[bytes | None]]
+OnListening: TypeAlias = Callable[[web.Application, int], None]
+
 SWITCH_INTERVAL_SECONDS = 0.0005  # a compute thread holds the GIL 5 ms by default: five playout ticks of ten calls
 
 
@@ -70,33 +77,51 @@ async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         await serve(settings, on_ready)
 
 
-async def serve(settings: Settings, on_ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-    """As `run`, on the running loop; `stop` ends it as a signal would."""
+async def serve(
+    settings: Settings,
+    on_ready: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+    *,
+    make_engine: MakeEngine | None = None,
+    make_store: MakeStore = LocalSnapshotStore,
+    hand_over_elsewhere: HandOver | None = None,
+    on_listening: OnListening | None = None,
+) -> None:
+    """As `run`, on the running loop; `stop` ends it as a signal would. Signals are left alone outside the main thread.
+
+    `make_engine` makes the engine client in place of `create_engine_client`, `make_store` the store of lost sessions
+    from the seconds that these are kept; `hand_over_elsewhere` is asked for calls that are not here, when somebody goes
+    on with their session; `on_listening` gets the application and the HTTP port before the models are loaded. A node of
+    a cluster has its own of each (`inference.ray`)."""
     open_to = exposure(settings)
     loop = asyncio.get_running_loop()
     place_executor(settings.system.executor_cpu_affinity)
     if unused := unused_media_settings(settings):
         log.warning("there are no media workers to apply settings to", extra={"settings": ", ".join(unused)})
     stop = stop or asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if is_main else ()
     for number in signals:
         loop.add_signal_handler(number, stop.set)
     # The engine's socket: only this user can reach it.
     folder = tempfile.TemporaryDirectory(prefix="rtc-server-")
     engine_path = str(Path(folder.name) / "engine.sock")
-    engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
+    make_engine = make_engine or create_engine_client
+    engine = make_engine(settings, engine_path if settings.server.media_workers else None)
     try:
         async with asyncio.TaskGroup() as tasks:
-            store = LocalSnapshotStore(settings.session.resume_seconds)
+            store = make_store(settings.session.resume_seconds)
             writer = SnapshotWriter(store, tasks)
             router = MediaRouter(
                 _create_nodes(settings, engine, engine_path, tasks, writer),
                 settings.server.max_calls,
                 engine_calls=lambda: engine.max_calls,
             )
-            resumption = Resumption(store, writer, router.hand_over) if settings.session.resume_seconds else None
+            hand_over = _handing_over(router, hand_over_elsewhere)
+            resumption = Resumption(store, writer, hand_over) if settings.session.resume_seconds else None
+            app = create_app(AppContext(settings, engine, router, resumption))
             runner = web.AppRunner(
-                create_app(AppContext(settings, engine, router, resumption)),
+                app,
                 access_log=None,
                 keepalive_timeout=settings.limits.idle_connection_seconds,
                 max_headers=MAX_HEADERS,
@@ -104,6 +129,8 @@ async def serve(settings: Settings, on_ready: Callable[[str], None], stop: async
             servers: list[asyncio.Server] = []
             try:
                 await _listen(runner, settings, servers)
+                if on_listening is not None:
+                    on_listening(app, servers[0].sockets[0].getsockname()[1])
                 for node in router.nodes:
                     if isinstance(node, ProcessNode):
                         node.start()
@@ -142,6 +169,15 @@ def _create_nodes(
         return [LocalNode(settings, engine, vad, tasks, make_judge=judge, save_snapshot=snapshots.write)]
     silero_path(settings)  # raises here, before anything is started, when the model file is missing
     return [ProcessNode(settings, index, engine_path, snapshots.write) for index in range(num_workers)]
+
+
+def _handing_over(router: MediaRouter, elsewhere: HandOver | None) -> HandOver:
+    async def hand_over(call_id: str) -> bytes | None:
+        if elsewhere is None or router.carries(call_id):
+            return await router.hand_over(call_id)
+        return await elsewhere(call_id)
+
+    return hand_over
 
 
 async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:
