@@ -85,6 +85,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
             *COMMON,
         ),
     ),
+    # a cluster: the same parts, put together on Ray
+    "rtc_server.inference.ray": (
+        *("rtc_server.inference", "rtc_server.app", "rtc_server.media", "rtc_server.exposure", "rtc_server.certs"),
+        *("model.interface", "model.registry", *COMMON),
+    ),
     "rtc_server.loadtest": ("rtc_server.loadtest", "rtc_server.codecs", "model.interface", "rtc_server.errors"),
     "rtc_server.cli": (
         "rtc_server",
@@ -126,6 +131,7 @@ PURE = (
     "rtc_server.media.owners",
     "rtc_server.app.secret_table",
     "rtc_server.app.origins",
+    *("rtc_server.inference.ray.routing", "rtc_server.inference.ray.scaling", "rtc_server.inference.ray.messages"),
     "model.opens2s.config",
     "model.opens2s.features",
     "model.opens2s.interleave",
@@ -174,13 +180,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "av": ("rtc_server.codecs", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
     "jwt": ("rtc_server.app",),
     "cryptography": ("rtc_server.app", "rtc_server.certs", "rtc_server.recording.crypto"),
-    "aiohttp": ("rtc_server.app", "rtc_server.client"),
+    "aiohttp": ("rtc_server.app", "rtc_server.client", "rtc_server.inference.ray"),
     "typer": ("rtc_server.cli",),
     "rich": ("rtc_server.cli", "rtc_server.client"),
     "trustme": ("rtc_server.certs",),
     "pynvml": ("rtc_server.process_metrics",),
     "opentelemetry": ("rtc_server.tracing",),
     "ray": ("rtc_server.inference.ray",),
+    "starlette": ("rtc_server.inference.ray",),  # what Ray Serve speaks
 }
 """The only places where a library may be imported, so that it can be replaced there."""
 

@@ -9,10 +9,11 @@ import signal
 import ssl
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
@@ -30,6 +31,7 @@ from rtc_server.media.process import ProcessNode
 from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
 from rtc_server.media.snapshot_store import LocalSnapshotStore, SnapshotWriter
+from rtc_server.media.snapshots import SnapshotStore
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
@@ -51,6 +53,11 @@ from .upkeep import keep_up
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 256 * 1024  # the largest body is a session with the schemas of its tools
+MakeEngine: TypeAlias = Callable[[Settings, str | None], EngineClient]
+MakeStore: TypeAlias = Callable[[float], SnapshotStore]
+HandOver: TypeAlias = Callable[[str], Awaitable[bytes | None]]
+OnListening: TypeAlias = Callable[[web.Application, int], None]
+
 SWITCH_INTERVAL_SECONDS = 0.0005  # a compute thread holds the GIL 5 ms by default: five playout ticks of ten calls
 
 
@@ -81,8 +88,19 @@ async def serve(
     on_ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
     load: Callable[[], Settings] | None = None,
+    *,
+    make_engine: MakeEngine | None = None,
+    make_store: MakeStore = LocalSnapshotStore,
+    hand_over_elsewhere: HandOver | None = None,
+    on_listening: OnListening | None = None,
 ) -> None:
-    """As `run`, on the running loop; `stop` ends it as Ctrl-C would, `load` reads the settings again."""
+    """As `run`, on the running loop; `stop` ends it as Ctrl-C would, `load` reads the settings again. Signals are left
+    alone outside the main thread.
+
+    `make_engine` makes the engine client in place of `create_engine_client`, `make_store` the store of lost sessions
+    from the seconds that these are kept; `hand_over_elsewhere` is asked for calls that are not here, when somebody goes
+    on with their session; `on_listening` gets the application and the HTTP port before the models are loaded. A node of
+    a cluster has its own of each (`inference.ray`)."""
     open_to = exposure(settings)
     loop = asyncio.get_running_loop()
     place_executor(settings.system.executor_cpu_affinity)
@@ -91,16 +109,19 @@ async def serve(
     lifecycle = Lifecycle(stop)
     asked = asyncio.Event()
     signals = {signal.SIGINT: lifecycle.interrupt, signal.SIGTERM: lifecycle.terminate, signal.SIGHUP: asked.set}
+    if threading.current_thread() is not threading.main_thread():
+        signals = {}
     for number, handler in signals.items():
         loop.add_signal_handler(number, handler)
     # The engine's socket: only this user can reach it.
     folder = tempfile.TemporaryDirectory(prefix="rtc-server-")
     engine_path = str(Path(folder.name) / "engine.sock")
-    engine = create_engine_client(settings, engine_path if settings.server.media_workers else None)
+    make_engine = make_engine or create_engine_client
+    engine = make_engine(settings, engine_path if settings.server.media_workers else None)
     notifier = Notifier(os.environ)
     try:
         async with asyncio.TaskGroup() as tasks:
-            store = LocalSnapshotStore(settings.session.resume_seconds)
+            store = make_store(settings.session.resume_seconds)
             writer = SnapshotWriter(store, tasks)
             router = MediaRouter(
                 _create_nodes(settings, engine, engine_path, tasks, writer),
@@ -109,7 +130,8 @@ async def serve(
                 reserved_calls=settings.admission.reserved_calls,
                 underruns_per_minute=settings.admission.max_underruns_per_minute,
             )
-            resumption = Resumption(store, writer, router.hand_over) if settings.session.resume_seconds else None
+            hand_over = _handing_over(router, hand_over_elsewhere)
+            resumption = Resumption(store, writer, hand_over) if settings.session.resume_seconds else None
             context = AppContext(settings, engine, router, lifecycle, resumption=resumption)
             app = create_app(context)
             reloader = Reloader(context, app[GUARD], load or (lambda: settings), notifier)
@@ -127,6 +149,8 @@ async def serve(
             ]
             try:
                 await _listen(runner, context, servers)
+                if on_listening is not None:
+                    on_listening(app, servers[0].sockets[0].getsockname()[1])
                 for node in router.nodes:
                     if isinstance(node, ProcessNode):
                         node.start()
@@ -172,6 +196,15 @@ def _create_nodes(
         return [LocalNode(settings, engine, vad, tasks, make_judge=judge, save_snapshot=snapshots.write)]
     silero_path(settings)  # raises here, before anything is started, when the model file is missing
     return [ProcessNode(settings, index, engine_path, snapshots.write) for index in range(num_workers)]
+
+
+def _handing_over(router: MediaRouter, elsewhere: HandOver | None) -> HandOver:
+    async def hand_over(call_id: str) -> bytes | None:
+        if elsewhere is None or router.carries(call_id):
+            return await router.hand_over(call_id)
+        return await elsewhere(call_id)
+
+    return hand_over
 
 
 async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import call, certs, check, config, doctor, keys, loadtest, models, recordings, serve, top
+from . import call, certs, check, cluster, config, doctor, keys, loadtest, models, recordings, serve, top
 
 EPILOG = """
 First steps:
@@ -50,6 +50,7 @@ def common(
 
 
 app.command("serve", epilog=serve.EPILOG)(serve.serve)
+app.command("cluster", epilog=cluster.EPILOG)(cluster.cluster)
 app.command("call", epilog=call.EPILOG)(call.call)
 app.command("check", epilog=check.EPILOG)(check.check)
 app.command("top", epilog=top.EPILOG)(top.top)

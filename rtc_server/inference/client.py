@@ -1,8 +1,9 @@
 """The server's side of an engine: submit, cancel, grant, release, and events delivered to whoever asked.
 
-`EngineClient` keeps one engine host at hand: it opens it, opens it again with back-off when it is lost, ends live
-responses as failed, and holds new requests (bounded) until the engine is back. The subclass says whose host:
-one of this process (`hosting`, in `process` and `thread`) or another process's (`remote`).
+`EngineClient` is what calls use; it knows who gets which events. `SupervisedEngineClient` keeps one engine host at
+hand: it opens it, opens it again with back-off when it is lost, ends live responses as failed, and holds new requests
+(bounded) until the engine is back. The subclass says whose host: one of this process (`hosting`, in `process` and
+`thread`) or another process's (`remote`). The workers of a cluster (`inference.ray`) are supervised by Ray.
 """
 
 from __future__ import annotations
@@ -76,18 +77,14 @@ class EngineSettings:
 
 
 class EngineClient(ABC):
-    """Event-loop side of one engine. All methods belong to the loop that called `start`."""
+    """Event-loop side of one engine or several. All methods belong to the loop that called `start`."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._sinks: dict[str, EventSink] = {}
         self._waiting: dict[str, GenerateRequest] = {}  # submitted while no engine was ready
-        self._writer: asyncio.StreamWriter | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._first_start: asyncio.Future[None] | None = None
         self._info: EngineInfo | None = None
         self._is_ready = False
-        self._pinged_at: float | None = None
         self._closing = asyncio.Event()
         self.on_ready_changed: Callable[[bool], None] | None = None
         """Called when `is_ready` changes."""
@@ -97,7 +94,6 @@ class EngineClient(ABC):
         """How long the latest load and warm-up took."""
         self.report: EngineReport | None = None
         """What the engine is doing, at most a second old while it works; only its supervisor gets it."""
-        self._asked: asyncio.Future[bytes] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -120,32 +116,13 @@ class EngineClient(ABC):
     def num_live_responses(self) -> int:
         return len(self._sinks)
 
+    @abstractmethod
     async def start(self) -> None:
         """Start the engine and wait until it is warm. Raises EngineError when it cannot be loaded."""
-        metrics.ENGINE_UNSENT.set_function(self._unsent_bytes)
-        self._first_start = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
-        await asyncio.wait({self._first_start, self._supervisor}, return_when=asyncio.FIRST_COMPLETED)
-        if self._first_start.done():
-            self._first_start.result()
-        else:
-            self._supervisor.result()  # raises the bug that ended it
-            raise EngineError("engine_load_failed", "The engine was closed while it was loading.")
 
+    @abstractmethod
     async def close(self) -> None:
         """Stop the engine; live responses end as failed. Idempotent."""
-        self._closing.set()
-        metrics.ENGINE_UNSENT.set_function(lambda: 0)
-        if self._writer is not None:
-            self._send(Shutdown())
-            self._writer.close()
-        if self._supervisor is not None:
-            done, _ = await asyncio.wait({self._supervisor}, timeout=3.0)
-            if not done:
-                await self._kill_host()
-                self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            self._supervisor = None
 
     def submit(self, request: GenerateRequest, sink: EventSink) -> None:
         """Ask for a response. `sink` gets its events, the last one a `ResponseDone`, always from the loop
@@ -180,19 +157,115 @@ class EngineClient(ABC):
         elif response_id in self._sinks:
             self._send(Release(response_id))
 
-    def ping(self, now: float) -> None:
+    def ping(self, now: float) -> None:  # noqa: B027 - nothing to ask where somebody else watches the engine
         """Ask whether the engine's loop turns, unless an answer is due already. Call it about once a second."""
+
+    def silent_seconds(self, now: float) -> float:
+        """How long the answer to a ping has been due; 0 = none is. Requests of calls stand in the same queue."""
+        return 0.0
+
+    async def metrics(self) -> bytes:
+        """Metrics of the host's process in Prometheus text format; empty when they are this process's own, when they
+        stand elsewhere, or when it does not answer in time."""
+        return b""
+
+    # --- for the subclasses
+
+    @abstractmethod
+    def _send(self, command: Command) -> None:
+        """Pass a command on. A `Submit` that cannot be passed on fails soon."""
+
+    def _on_engine_ready(self, info: EngineInfo, load_seconds: float) -> None:
+        """It is warm: send what waited for it."""
+        self._info = info
+        self._set_ready(True)
+        self.load_seconds = load_seconds
+        log.info("engine ready", extra={"model": info.name, "load_seconds": round(load_seconds, 2)})
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """What was submitted while no engine was ready."""
+        waiting, self._waiting = self._waiting, {}
+        for request in waiting.values():
+            self._send(Submit(request))
+
+    def _set_ready(self, is_ready: bool) -> None:
+        if is_ready != self._is_ready:
+            self._is_ready = is_ready
+            if self.on_ready_changed is not None:
+                self.on_ready_changed(is_ready)
+
+    def _deliver(self, event: EngineEvent) -> None:
+        if isinstance(event, ResponseDone):
+            sink = self._sinks.pop(event.response_id, None)
+        else:
+            sink = self._sinks.get(event.response_id)
+        if sink is not None:  # otherwise it was cancelled: late results die by identity
+            sink(event)
+
+    def _fail_soon(self, response_id: str, code: str, text: str) -> None:
+        loop = asyncio.get_running_loop()
+        done = ResponseDone(response_id, "failed", loop.time(), EngineFault(code, text))
+        loop.call_soon(self._deliver, done)
+
+    def _fail_live(self, code: str, text: str) -> None:
+        if self._closing.is_set():
+            self._waiting.clear()
+        for response_id in [key for key in self._sinks if key not in self._waiting]:
+            now = asyncio.get_running_loop().time()
+            self._deliver(ResponseDone(response_id, "failed", now, EngineFault(code, text)))
+
+
+class SupervisedEngineClient(EngineClient):
+    """One engine host over a stream, started again whenever it is lost."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._first_start: asyncio.Future[None] | None = None
+        self._asked: asyncio.Future[bytes] | None = None
+        self._pinged_at: float | None = None
+
+    def ping(self, now: float) -> None:
+        """See `EngineClient`."""
         if self._is_ready and self._pinged_at is None:
             self._pinged_at = now
             self._send(Ping())
 
     def silent_seconds(self, now: float) -> float:
-        """How long the answer to a ping has been due; 0 = none is. Requests of calls stand in the same queue."""
+        """See `EngineClient`."""
         return 0.0 if self._pinged_at is None else now - self._pinged_at
 
+    async def start(self) -> None:
+        """See `EngineClient`."""
+        metrics.ENGINE_UNSENT.set_function(self._unsent_bytes)
+        self._first_start = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        await asyncio.wait({self._first_start, self._supervisor}, return_when=asyncio.FIRST_COMPLETED)
+        if self._first_start.done():
+            self._first_start.result()
+        else:
+            self._supervisor.result()  # raises the bug that ended it
+            raise EngineError("engine_load_failed", "The engine was closed while it was loading.")
+
+    async def close(self) -> None:
+        """See `EngineClient`."""
+        self._closing.set()
+        metrics.ENGINE_UNSENT.set_function(lambda: 0)
+        if self._writer is not None:
+            self._send(Shutdown())
+            self._writer.close()
+        if self._supervisor is not None:
+            done, _ = await asyncio.wait({self._supervisor}, timeout=3.0)
+            if not done:
+                await self._kill_host()
+                self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+
     async def metrics(self) -> bytes:
-        """Metrics of the host's process in Prometheus text format; empty when they are this process's own, or when it
-        does not answer in time."""
+        """See `EngineClient`."""
         if not self._is_ready:
             return b""
         if self._asked is None:
@@ -287,14 +360,11 @@ class EngineClient(ABC):
         await waiting
 
     def _set_ready(self, is_ready: bool) -> None:
-        if is_ready != self._is_ready:
-            self._is_ready = is_ready
-            self._pinged_at = None
-            if not is_ready:
-                self._tell_metrics(b"")
-                self.report = None
-            if self.on_ready_changed is not None:
-                self.on_ready_changed(is_ready)
+        self._pinged_at = None
+        if not is_ready:
+            self._tell_metrics(b"")
+            self.report = None
+        super()._set_ready(is_ready)
 
     def _handle(self, message: object) -> None:
         match message:
@@ -306,13 +376,7 @@ class EngineClient(ABC):
             case HostMetrics(page):
                 self._tell_metrics(page)
             case EngineReady(info, load_seconds):
-                self._info = info
-                self._set_ready(True)
-                self.load_seconds = load_seconds
-                log.info("engine ready", extra={"model": info.name, "load_seconds": round(load_seconds, 2)})
-                waiting, self._waiting = self._waiting, {}
-                for request in waiting.values():
-                    self._send(Submit(request))
+                self._on_engine_ready(info, load_seconds)
                 if self._first_start is not None and not self._first_start.done():
                     self._first_start.set_result(None)
             case Pong():
@@ -327,26 +391,6 @@ class EngineClient(ABC):
 
     def _unsent_bytes(self) -> int:
         return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
-
-    def _deliver(self, event: EngineEvent) -> None:
-        if isinstance(event, ResponseDone):
-            sink = self._sinks.pop(event.response_id, None)
-        else:
-            sink = self._sinks.get(event.response_id)
-        if sink is not None:  # otherwise it was cancelled: late results die by identity
-            sink(event)
-
-    def _fail_soon(self, response_id: str, code: str, text: str) -> None:
-        loop = asyncio.get_running_loop()
-        done = ResponseDone(response_id, "failed", loop.time(), EngineFault(code, text))
-        loop.call_soon(self._deliver, done)
-
-    def _fail_live(self, code: str, text: str) -> None:
-        if self._closing.is_set():
-            self._waiting.clear()
-        for response_id in [key for key in self._sinks if key not in self._waiting]:
-            now = asyncio.get_running_loop().time()
-            self._deliver(ResponseDone(response_id, "failed", now, EngineFault(code, text)))
 
     def _send(self, command: Command) -> None:
         writer = self._writer

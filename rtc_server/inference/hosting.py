@@ -6,11 +6,11 @@ import asyncio
 import socket
 from abc import abstractmethod
 
-from .client import EngineClient
+from .client import SupervisedEngineClient
 from .wire import Configure
 
 
-class HostingEngineClient(EngineClient):
+class HostingEngineClient(SupervisedEngineClient):
     """Starts a host at every opening. How is the business of the subclasses in `process` and `thread`."""
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from .client import EngineClient, EngineSettings
+from .client import EngineSettings, SupervisedEngineClient
 
 CONNECT_INTERVAL_SECONDS = 0.05  # while the engine loads or restarts: a file look-up each time
 
 
-class RemoteEngineClient(EngineClient):
+class RemoteEngineClient(SupervisedEngineClient):
     """Connects to the Unix-domain socket at `path`; comes back by itself when the engine was restarted."""
 
     is_supervisor = False

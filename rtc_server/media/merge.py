@@ -12,8 +12,8 @@ from prometheus_client.samples import Sample
 
 def merge(pages: Sequence[tuple[str, bytes]], of_process: Collection[str]) -> list[Metric]:
     """Families of all (process name, page) pairs: samples of the same name and labels are added, those in
-    `of_process` get a
-    `process` label instead. Raises ValueError for a page that is not Prometheus text."""
+    `of_process` get a `process` label instead; a page that was merged already has some, which become "page-process".
+    Raises ValueError for a page that is not Prometheus text."""
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for process, page in pages:
@@ -23,7 +23,7 @@ def merge(pages: Sequence[tuple[str, bytes]], of_process: Collection[str]) -> li
             for sample in family.samples:
                 labels = dict(sample.labels)
                 if family.name in of_process:
-                    labels["process"] = process
+                    labels["process"] = f"{process}-{labels['process']}" if "process" in labels else process
                 elif sample.name.endswith("_created"):
                     continue  # the start time of a counter: of no use in a sum
                 key = (sample.name, tuple(labels.items()))

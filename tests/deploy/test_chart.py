@@ -222,7 +222,8 @@ def test_ray_gets_arguments_that_its_applications_take() -> None:
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("rtc_server.inference.ray") is None:
         pytest.skip("ray, or rtc_server.inference.ray, is not here")
     from ray.serve.schema import ServeDeploySchema
-    from rtc_server.inference.ray.applications import ClusterOptions
+
+    from rtc_server.inference.ray.options import ClusterOptions
 
     ServeDeploySchema.model_validate(config)
     options = ClusterOptions.of(workers["args"])
