@@ -133,7 +133,7 @@ class AdmissionSection(Section):
     """Who is let in when there are many: how server.max_calls is shared, and when fewer calls are better."""
 
     reserved_calls: int = Field(0, ge=0, le=10_000)
-    """Calls, of all there may be, that only callers of the priority lane get."""
+    """Calls, of all there may be, that only callers of the priority lane get, and those who resume a lost call."""
     priority_keys: tuple[str, ...] = ()
     """Names of the API keys of the priority lane (`rtc-server keys`); their client secrets belong to it too."""
     max_underruns_per_minute: float = Field(3.0, ge=0.0, le=600.0)

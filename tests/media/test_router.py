@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from rtc_server.calls.sessions import CallOptions
+from rtc_server.calls.snapshot import CallSnapshot, ResumeGrant
 from rtc_server.config import Settings
 from rtc_server.errors import (
     ApiError,
@@ -24,6 +27,7 @@ from rtc_server.media.node import Answer, Channel, ChannelPeer, ChannelRequest, 
 from rtc_server.media.owners import Caller, controls
 from rtc_server.media.router import MediaRouter, least_loaded
 from rtc_server.media.wire import Failure
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.sdp import Offer
 
 CALLER = Caller(("key", "k1"))
@@ -295,3 +299,18 @@ async def test_a_node_that_does_not_answer_is_told_from_one_that_has_no_calls(mo
 
     nodes = [CountingNode("a"), CountingNode("lost", is_ready=False), StuckNode("stuck")]
     assert await MediaRouter(nodes, 10).status() == [NodeStatus((), ()), None, None]
+
+
+async def test_who_goes_on_with_a_lost_call_gets_the_places_that_are_kept() -> None:
+    router = MediaRouter([CountingNode("a")], 2, reserved_calls=1)
+    router.open()
+    await router.answer(REQUEST, CALLER)
+    with pytest.raises(ServerFullError, match="1 more are kept"):
+        await router.answer(REQUEST, CALLER)
+    fresh = ResumeGrant("rsm_new", ("key", "k1"))
+    with pytest.raises(ServerFullError, match="1 more are kept"):
+        await router.answer(replace(REQUEST, options=CallOptions(resume=fresh)), CALLER)
+    snapshot = CallSnapshot("rtc", "sess", "conv", 1, "realtime", SessionConfig())
+    lost = ResumeGrant("rsm_old", ("key", "k1"), snapshot)
+    assert await router.answer(replace(REQUEST, options=CallOptions(resume=lost)), CALLER)
+    assert router.num_calls == 2
