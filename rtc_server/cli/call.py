@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import ApiKeyOption
+from .console import ApiKeyOption, CaOption, InsecureOption, UrlOption
 
 EPILOG = """
 Examples:
@@ -29,7 +29,7 @@ def call(
             "--say", exists=True, dir_okay=False, readable=True, metavar="WAV", help="Recording to play; repeatable."
         ),
     ],
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    url: UrlOption = "http://127.0.0.1:8000",
     interrupt_after_ms: Annotated[
         int | None,
         typer.Option(min=0, help="Play the next recording this long after a reply begins, cutting into it."),
@@ -37,14 +37,9 @@ def call(
     output: Annotated[Path | None, typer.Option("--out", metavar="WAV", help="Save what the server said.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON for programs.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=1.0, help="Seconds to wait for each reply.")] = 30.0,
-    ca: Annotated[
-        Path | None,
-        typer.Option("--ca", exists=True, dir_okay=False, metavar="PEM", help="Authority that signed the certificate."),
-    ] = None,
+    ca: CaOption = None,
     api_key: ApiKeyOption = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
-    ] = False,
+    insecure: InsecureOption = False,
 ) -> None:
     """Call a server, play recordings, and report what it answered and how fast."""
     from rtc_server.client.command import run_call

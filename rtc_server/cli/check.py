@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .console import ApiKeyOption, JsonOption
+from .console import ApiKeyOption, CaOption, InsecureOption, JsonOption, UrlOption
 
 EPILOG = """
 Examples:
@@ -23,18 +22,13 @@ The exit code is 0 when the server is well (or full, which it may be) and 1 when
 
 
 def check(
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    url: UrlOption = "http://127.0.0.1:8000",
     shallow: Annotated[bool, typer.Option("--shallow", help="Ask /readyz and make no call.")] = False,
     json_output: JsonOption = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=1.0, help="Seconds to wait for each step.")] = 20.0,
-    ca: Annotated[
-        Path | None,
-        typer.Option("--ca", exists=True, dir_okay=False, metavar="PEM", help="Authority that signed the certificate."),
-    ] = None,
+    ca: CaOption = None,
     api_key: ApiKeyOption = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
-    ] = False,
+    insecure: InsecureOption = False,
 ) -> None:
     """Ask whether a server is ready, call it, say a question, and hear the answer."""
     from rtc_server.client.check import run_check

@@ -44,6 +44,14 @@ ApiKeyOption = Annotated[
         "--api-key", envvar="RTC_SERVER_API_KEY", metavar="KEY", help="Key of the server; better in the environment."
     ),
 ]
+CaOption = Annotated[
+    Path | None,
+    typer.Option("--ca", exists=True, dir_okay=False, metavar="PEM", help="Authority that signed the certificate."),
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
+]
+UrlOption = Annotated[str, typer.Option("--url", help="Address of the server.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

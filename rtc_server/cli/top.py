@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .console import ApiKeyOption
+from .console import ApiKeyOption, CaOption, InsecureOption, UrlOption
 
 EPILOG = """
 Examples:
@@ -23,17 +22,12 @@ Exit code 0: the server takes calls; 1: it does not; 2: it does not answer, or r
 
 
 def top(
-    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
+    url: UrlOption = "http://127.0.0.1:8000",
     once: Annotated[bool, typer.Option("--once", help="Print one picture instead of staying.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the document of /v1/status, once.")] = False,
-    ca: Annotated[
-        Path | None,
-        typer.Option("--ca", exists=True, dir_okay=False, metavar="PEM", help="Authority that signed the certificate."),
-    ] = None,
+    ca: CaOption = None,
     api_key: ApiKeyOption = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Accept an HTTPS certificate that this machine does not trust.")
-    ] = False,
+    insecure: InsecureOption = False,
 ) -> None:
     """Show the live calls, the latency by stage, and how the engine and the processes are, until Ctrl-C."""
     from rtc_server.client.top import run_top
