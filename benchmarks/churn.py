@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.support.client_processes import ClientProcesses, client_processes
 from benchmarks.support.machine import ROOT, percentiles, provenance
 from benchmarks.support.server import BenchmarkError, RunningServer, Usage, serving
 
@@ -66,30 +64,21 @@ class Churn:
 
     def run(self, seconds: float) -> list[dict[str, Any]]:
         """What each client process saw. Raises BenchmarkError when one fails or does not end."""
-        with ExitStack() as stack:
-            processes = []
-            for index in range(CLIENT_PROCESSES):
-                command = [sys.executable, "-m", "benchmarks.support.churn_worker", self._server.url, str(seconds)]
-                command += [str(self._rate / CLIENT_PROCESSES), str(-(-self._most // CLIENT_PROCESSES))]
-                command += [str(self._seed + index), *map(str, self._files)]
-                output = stack.enter_context(tempfile.TemporaryFile())
-                process = subprocess.Popen(command, cwd=ROOT, stdout=output)
-                stack.callback(_end, process)
-                processes.append((process, output))
-            self._watch([process for process, _ in processes], seconds)
-            results = []
-            for process, output in processes:
-                output.seek(0)
-                lines = output.read().splitlines()
-                if process.returncode != 0 or not lines:
-                    raise BenchmarkError(f"A client process failed with exit code {process.returncode}.")
-                results.append(json.loads(lines[-1]))
-        return results
+        module, rate = "benchmarks.support.churn_worker", self._rate / CLIENT_PROCESSES
+        most = -(-self._most // CLIENT_PROCESSES)
+        commands = (
+            [module, self._server.url, str(seconds), str(rate), str(most), str(self._seed + index)]
+            + [str(file) for file in self._files]
+            for index in range(CLIENT_PROCESSES)
+        )
+        with client_processes(commands) as clients:
+            self._watch(clients, seconds)
+            return clients.results()
 
-    def _watch(self, processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    def _watch(self, clients: ClientProcesses, seconds: float) -> None:
         begun = time.monotonic()
         started = self._server.metrics().get("rtc_server_calls_started_total", 0.0)
-        while any(process.poll() is None for process in processes):
+        while clients.are_running:
             at = time.monotonic() - begun
             if at > seconds + GRACE_SECONDS:
                 raise BenchmarkError(f"The callers did not end within {GRACE_SECONDS:.0f} s after their time.")
@@ -229,12 +218,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     console.print(f"wrote {options.json}", highlight=False)
     return 1 if result["failures"] else 0
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
 
 
 def _parser() -> argparse.ArgumentParser:

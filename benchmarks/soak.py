@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.support.client_processes import ClientProcesses, client_processes
 from benchmarks.support.machine import ROOT, percentiles, provenance
 from benchmarks.support.server import BenchmarkError, RunningServer, Usage, histogram_quantile, serving
 
@@ -35,26 +34,17 @@ MAX_GROWTH_MB = 30.0  # resident memory at the end against the middle of the run
 PLAYOUT = "rtc_server_playout_lateness_seconds"
 
 
-@contextmanager
-def calling(
-    url: str, calls: int, seconds: float, files: Sequence[Path]
-) -> Iterator[Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]]:
-    """Client processes with `calls` calls in all, and the files they print to (a pipe would fill up unread).
-
-    They end by themselves, or are killed on the way out."""
+def calling(url: str, calls: int, seconds: float, files: Sequence[Path]) -> AbstractContextManager[ClientProcesses]:
+    """Client processes with `calls` calls in all."""
     shares = [calls // CLIENT_PROCESSES + (n < calls % CLIENT_PROCESSES) for n in range(CLIENT_PROCESSES)]
-    with ExitStack() as stack:
-        processes: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
-        for index, share in enumerate(shares):
-            if not share:
-                continue
-            command = [sys.executable, "-m", "benchmarks.support.soak_worker", url, str(share), str(seconds)]
-            command += [str(sum(shares[:index])), *map(str, files)]
-            output = stack.enter_context(tempfile.TemporaryFile())
-            process = subprocess.Popen(command, cwd=ROOT, stdout=output)
-            stack.callback(_end, process)
-            processes.append((process, output))
-        yield processes
+    return client_processes(
+        [
+            *("benchmarks.support.soak_worker", url, str(share), str(seconds), str(sum(shares[:index]))),
+            *map(str, files),
+        ]
+        for index, share in enumerate(shares)
+        if share
+    )
 
 
 def run_calls(
@@ -63,20 +53,14 @@ def run_calls(
     """Results of the client processes, and (seconds, usage) of the server once a second meanwhile."""
     usages = []
     begun = time.monotonic()
-    with calling(server.url, calls, seconds, files) as processes:
-        while any(process.poll() is None for process, _ in processes):
+    with calling(server.url, calls, seconds, files) as clients:
+        while clients.are_running:
             now = time.monotonic() - begun
             if now > seconds + GRACE_SECONDS:
                 raise BenchmarkError(f"The callers did not end within {GRACE_SECONDS:.0f} s after their time.")
             usages.append((now, server.usage()))
             time.sleep(1.0)
-        results = []
-        for process, output in processes:
-            output.seek(0)
-            lines = output.read().splitlines()
-            if process.returncode != 0 or not lines:
-                raise BenchmarkError(f"A client process failed with exit code {process.returncode}.")
-            results.append(json.loads(lines[-1]))
+        results = clients.results()
     return results, usages
 
 
@@ -217,12 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     console.print(f"wrote {options.json}", highlight=False)
     return 1 if result["failures"] else 0
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
 
 
 def _parser() -> argparse.ArgumentParser:
