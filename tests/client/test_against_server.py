@@ -74,7 +74,7 @@ async def test_a_full_server_says_when_to_come_back() -> None:
         while not await calls_alive(url):
             await asyncio.wait({first}, timeout=0.05)
             assert not first.done()
-        with pytest.raises(CallError, match=r"takes no call now: .+; try again in \d+ s\.$"):
+        with pytest.raises(CallError, match=r"takes no call now: .+ Try again in \d+ s\.$"):
             await hold_call(CallPlan(url, recordings("f0_rms.wav")))
         report = await first
     assert report.turns[0].is_answered
