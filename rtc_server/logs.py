@@ -128,7 +128,7 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
     return {
         name: "[withheld]" if name.lower() in CONTENT_FIELDS else _plain(value)
         for name, value in vars(record).items()
-        if name not in _STANDARD_FIELDS
+        if name not in _STANDARD_FIELDS and not name.startswith("_")  # libraries' own, such as Ray's
     }
 
 

@@ -33,6 +33,10 @@ def logged(settings: LoggingSection, message: str = "response started", **fields
     return stream.getvalue()
 
 
+def test_what_libraries_note_on_records_is_left_out() -> None:
+    assert "_ray_timestamp_ns" not in logged(LoggingSection(), _ray_timestamp_ns=1)
+
+
 def test_text_lines_end_with_the_fields() -> None:
     line = logged(LoggingSection(), call_id="rtc_1", response_id="resp_2", played_ms=120)
     assert line.endswith(" INFO rtc_server.test: response started call_id=rtc_1 response_id=resp_2 played_ms=120\n")
