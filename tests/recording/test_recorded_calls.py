@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
 import wave
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from rtc_server.client.recording import load_recording
 from rtc_server.errors import ConfigError
 from rtc_server.recording import opus_packets
 from rtc_server.transports.rtp_stream import RtpStream
+from tests.support.faults import small_disk
 from tests.support.live_call import SPEECH, LiveCall, live_call
 from tests.support.recordings import recording
 from tests.support.running_server import running_server
@@ -281,7 +279,8 @@ async def test_a_media_worker_records_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 async def test_a_full_disk_ends_the_recording_and_not_the_call(tmp_path: Path) -> None:
     before = metrics.RECORDING_FAILURES.labels("disk_full")._value.get()
-    with small_disk(tmp_path / "disk", "32k"):
+    (tmp_path / "disk").mkdir()
+    with small_disk(tmp_path / "disk", size_kb=32):
         async with running_server(**recording_to(tmp_path / "disk", notice="event")) as url, live_call(url) as call:
             call.say("go_forward_ten_meters.wav")
             stopped = await call.event("rtc_server.recording.stopped")
@@ -292,18 +291,6 @@ async def test_a_full_disk_ends_the_recording_and_not_the_call(tmp_path: Path) -
         assert metrics.RECORDINGS._value.get() == 0
         assert described(tmp_path / "disk")["complete"] is False
         assert packets(files_of(tmp_path / "disk")["caller"])  # what was written can be played
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[None]:
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=False)
-    if mounted.returncode:
-        pytest.skip("this container may not mount a tmpfs")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 def run_cli(*arguments: str) -> str:
