@@ -62,10 +62,12 @@ class CountingNode:
         self.hung_up: list[str] = []
         self.joined: list[str | None] = []
         self.told: float | None = None
+        self.underruns = 0
+        self.played_seconds = 0.0
 
     @property
     def load(self) -> NodeLoad:
-        return NodeLoad(self.calls, self.is_ready)
+        return NodeLoad(self.calls, self.is_ready, self.underruns, self.played_seconds)
 
     def carries(self, call_id: str) -> bool:
         return call_id not in self.hung_up
@@ -314,3 +316,22 @@ async def test_who_goes_on_with_a_lost_call_gets_the_places_that_are_kept() -> N
     lost = ResumeGrant("rsm_old", ("key", "k1"), snapshot)
     assert await router.answer(replace(REQUEST, options=CallOptions(resume=lost)), CALLER)
     assert router.num_calls == 2
+
+
+@pytest.mark.parametrize(
+    ("after_restart", "live_calls"),
+    [
+        (((0, 0.0), (3, 50.0)), None),  # 11 gaps in 250 s of speech are few enough
+        (((8, 20.0),), 4),  # 16 in 220 s are not
+    ],
+)
+async def test_a_worker_that_begins_anew_is_counted_from_nothing(
+    after_restart: tuple[tuple[int, float], ...], live_calls: int | None
+) -> None:
+    """Its totals fall back to 0: the difference to what was seen before is no news of its replies."""
+    node = CountingNode("a", 5)
+    router = MediaRouter([node], max_calls=20, underruns_per_minute=3.0)
+    for second, (underruns, played_seconds) in enumerate(((8, 200.0), *after_restart)):
+        node.underruns, node.played_seconds = underruns, played_seconds
+        router.observe(float(second))
+    assert router.limit.live_calls == live_calls
