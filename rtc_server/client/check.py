@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import sys
@@ -74,7 +75,7 @@ def check(
     try:
         tls = _tls(insecure, ca)
         status, ready = _readyz(f"{parts.scheme}://{parts.netloc}/readyz", tls, timeout_s)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return CheckResult(False, f"{url} does not answer: {reason}.", {})
     if status != 200 and ready.get("reason") != FULL:
