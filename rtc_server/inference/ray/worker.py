@@ -79,7 +79,7 @@ class EngineWorker:
         """The events of one response, as they come; first of all who makes it. `mailbox` is an actor with
         `take_commands(worker_id)`, named `node` here: grants, releases and cancels are fetched there."""
         response_id = request.response_id
-        events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()  # bounded by the audio credit
+        events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()  # bounded by audio credit and max_output_tokens
         self._engine.submit(request, events.put_nowait)
         self._live[response_id] = (node, events)
         try:
