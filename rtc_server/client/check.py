@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 QUESTION = Path(__file__).with_name("question.wav")
 MAX_ANSWER_BYTES = 64 * 1024  # of /readyz; whatever sends more is no server of ours
@@ -68,7 +68,7 @@ def check(
 ) -> CheckResult:
     """Ask `/readyz`, then, unless `shallow`, make a call and hear the answer to one spoken question."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_good_port(parts):
         return CheckResult(
             False, f"{url!r} is not a server's address; expected something like http://127.0.0.1:8000.", {}
         )
@@ -87,10 +87,19 @@ def check(
     return _call(url, ready, timeout_s, tls or not insecure, api_key)
 
 
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:  # no number, or beyond 65535
+        return False
+
+
 def _readyz(url: str, tls: ssl.SSLContext | None, timeout_s: float) -> tuple[int, dict[str, Any]]:
     """Status and body. Raises OSError or ValueError."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s, context=tls) as reply:
+        # No proxy, as the call that follows has none.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
+        with opener.open(url, timeout=timeout_s) as reply:
             status, body = reply.status, reply.read(MAX_ANSWER_BYTES)
     except urllib.error.HTTPError as error:
         with error:
@@ -118,13 +127,15 @@ def _call(
     # Not needed for a shallow check, which is asked every few seconds.
     import asyncio
 
-    from .errors import CallError
+    from .errors import CallError, NoPlaceError
     from .recording import load_recording
     from .session import CallPlan, hold_call
 
     plan = CallPlan(url=url, recordings=[load_recording(QUESTION)], timeout_s=timeout_s, tls=tls, api_key=api_key)
     try:
         report = asyncio.run(hold_call(plan))
+    except NoPlaceError as error:  # places kept for others, or the last one was just taken
+        return CheckResult(True, f"{url} is well, and full for this caller. {error.message}", ready)
     except CallError as error:
         return CheckResult(False, error.message, ready)
     call = json.loads(report.to_line())

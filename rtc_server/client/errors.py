@@ -2,6 +2,7 @@
 
 RtcServerError
 └── CallError                 the call cannot be made, or ended before it was over
+    ├── NoPlaceError          the server has no line for this caller now
     └── RecordingError        a recording cannot be read or holds no voice
 """
 
@@ -12,6 +13,10 @@ from rtc_server.errors import RtcServerError
 
 class CallError(RtcServerError):
     """The call cannot be made, or ended before the last recording was answered."""
+
+
+class NoPlaceError(CallError):
+    """The server is well and has no line for this caller now (503 `server_full`)."""
 
 
 class RecordingError(CallError):

@@ -29,7 +29,7 @@ from model.interface import Pcm16
 from rtc_server.network.addresses import host_addresses
 from rtc_server.transports.aiortc_media import media_of
 
-from .errors import CallError
+from .errors import CallError, NoPlaceError
 from .hearing import Hearing
 
 CHANNEL_LABEL = "oai-events"
@@ -164,7 +164,8 @@ class RealtimePeer:
             async with self._http.post(url, data=offer.encode(), headers={"Content-Type": "application/sdp"}) as reply:
                 body = await reply.text(errors="replace")
                 if reply.status != 201:
-                    raise CallError(refusal(str(self.base), reply.status, body, reply.headers.get("Retry-After")))
+                    kind = NoPlaceError if reply.status == 503 and error_code(body) == "server_full" else CallError
+                    raise kind(refusal(str(self.base), reply.status, body, reply.headers.get("Retry-After")))
                 location = reply.headers.get("Location")
                 self.resume_token = reply.headers.get("Resume-Token")
         if location is None:
@@ -240,6 +241,14 @@ def failures_of(base: URL) -> Iterator[None]:
         raise CallError(f"{base} cannot be reached ({reason}); is the server running there?") from error
     except aiohttp.ClientError as error:
         raise CallError(f"{base} cannot be talked to: {error or type(error).__name__}.") from error
+
+
+def error_code(body: str) -> str | None:
+    """The code of the server's error; None where there is none."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def refusal(server: str, status: int, body: str, retry_after: str | None = None, what: str = "the call") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -66,10 +67,24 @@ def test_over_tls_the_authority_must_be_known(capsys: pytest.CaptureFixture[str]
         assert run(server.https_url, ca=server.ca_path) == 0
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "nonsense", "http://"])
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "nonsense", "http://", "http://a:b", "http://a:65536"])
 def test_what_is_no_address_is_said(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(url) == 1
     assert "is not a server's address" in str(said(capsys)["message"])
+
+
+async def test_a_server_whose_last_places_are_kept_for_others_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"server.max_calls": 2, "admission.reserved_calls": 1}
+    with server_process("echo", {**SETTINGS, **kept}) as server:
+        async with live_call(server.url):
+            assert await asyncio.to_thread(run, server.url) == 0
+    assert "full for this caller" in str(said(capsys)["message"])
+
+
+def test_no_proxy_is_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with server_process("echo", SETTINGS) as server:
+        assert run(server.url, shallow=True) == 0
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
