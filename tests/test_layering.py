@@ -60,6 +60,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("rtc_server.audio.playout", "rtc_server.recording.store", "model.interface"),
         *COMMON,
     ),
+    # telephone calls: between a SIP proxy and the nodes
+    "rtc_server.sip": (
+        *("rtc_server.sip", "rtc_server.media", "rtc_server.calls.sessions", "rtc_server.transports.sdp"),
+        *("rtc_server.realtime.session", "rtc_server.realtime.words", "rtc_server.network.addresses", *COMMON),
+    ),
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),
     "rtc_server.doctor": ("rtc_server.certs", "rtc_server.exposure", "model.weights", *COMMON),
@@ -69,7 +74,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *COMMON,
     ),
     "rtc_server.app": (
-        *("rtc_server.app", "rtc_server.media", "rtc_server.inference"),
+        *("rtc_server.app", "rtc_server.media", "rtc_server.inference", "rtc_server.sip"),
         *("rtc_server.transports.sdp", "rtc_server.transports.fragments"),
         *(
             "rtc_server.realtime",

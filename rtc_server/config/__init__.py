@@ -2,8 +2,8 @@
 
 Every key has a type, a range, a default and a sentence; `config/server.toml` and `docs/configuration.md` are
 written from them (`python -m scripts.configuration`). Values come from the command line, then the environment,
-then the file, then the defaults; `explain` tells which. The sections are in `server`, `engine`, `calls` and
-`recording`.
+then the file, then the defaults; `explain` tells which. The sections are in `server`, `engine`, `calls`,
+`recording` and `sip`.
 """
 
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
@@ -19,6 +19,7 @@ from .server import (
     SystemSection,
     TracingSection,
 )
+from .sip import SipSection
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -52,6 +53,7 @@ __all__ = [
     "SessionSection",
     "Settings",
     "SettingsKey",
+    "SipSection",
     "SystemSection",
     "TracingSection",
     "TurnsSection",

@@ -33,6 +33,7 @@ from .server import (
     SystemSection,
     TracingSection,
 )
+from .sip import SipSection
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -62,6 +63,7 @@ class Settings(BaseModel):
     webrtc: WebRtcSection = WebRtcSection()
     audio: AudioSection = AudioSection()
     recording: RecordingSection = RecordingSection()
+    sip: SipSection = SipSection()
     system: SystemSection = SystemSection()
     logging: LoggingSection = LoggingSection()
     tracing: TracingSection = TracingSection()

@@ -1,0 +1,1 @@
+"""Telephone calls: an adapter between a SIP proxy and the media nodes."""
