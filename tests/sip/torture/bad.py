@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .build import (
+from tests.sip.torture.build import (
     ANYTHING,
     CHALLENGED,
     DROPPED,

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .build import CHALLENGED, DROPPED, PHONE_SDP, REFUSED, TAKEN, TAKEN_OR_REFUSED, Message, Request, invite
+from tests.sip.torture.build import (
+    CHALLENGED,
+    DROPPED,
+    PHONE_SDP,
+    REFUSED,
+    TAKEN,
+    TAKEN_OR_REFUSED,
+    Message,
+    Request,
+    invite,
+)
 
 _VIA = b"SIP/2.0/UDP %HOST%:%PORT%;branch=z9hG4bK%ID%;rport"
 _BOUNDARY = b"seven-of-nine"

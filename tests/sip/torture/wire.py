@@ -7,7 +7,6 @@ from a whole network that its machine owns (`own_network`).
 from __future__ import annotations
 
 import ipaddress
-import re
 import selectors
 import socket
 import time
@@ -16,16 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from benchmarks.support.sip_words import header, in_dialog, response, status_of
+from tests.sip.torture.build import Message, fill
 from tests.support.namespaces import Namespace
-
-from .build import Message, fill
 
 SENDER_PORT = 5080
 BATCH = 48
 PATIENCE_SECONDS = 1.2  # what was not answered until then was dropped
 SETTLE_SECONDS = 0.3  # a second reply would have come until then
-
-_STATUS = re.compile(rb"SIP/2\.0 (\d{3}) ")
 
 
 def own_network(machine: Namespace, network: str, seen_by: Namespace, via: str) -> None:
@@ -79,10 +76,10 @@ class _Sender:
             data = self.socket.recv(65_536)
         except OSError:
             return  # an ICMP error: as good as silence
-        found = _STATUS.match(data)
-        if found is None:
+        status = status_of(data)
+        if status is None:
             self._on_request(data)
-        elif (status := int(found[1])) >= 200:
+        elif status >= 200:
             if status not in self.reply.statuses and b" INVITE" in header(data, b"CSeq"):
                 self.reply.statuses.append(status)
                 self._acknowledge(data, status)
@@ -96,9 +93,9 @@ class _Sender:
             self.socket.sendto(response(data, b"200 OK"), self._edge)
 
     def _acknowledge(self, data: bytes, status: int) -> None:
-        self.socket.sendto(in_dialog(data, b"ACK", self._host, SENDER_PORT), self._edge)
-        if status < 300:
-            self.socket.sendto(in_dialog(data, b"BYE", self._host, SENDER_PORT), self._edge)
+        for method in (b"ACK", b"BYE") if status < 300 else (b"ACK",):
+            branch = uuid.uuid4().hex[:12]
+            self.socket.sendto(in_dialog(data, method, self._host, SENDER_PORT, branch), self._edge)
 
 
 def exchange(messages: Sequence[tuple[str, bytes]], edge: tuple[str, int], network: str) -> list[Reply]:
@@ -131,51 +128,3 @@ def surprises(messages: Sequence[Message], replies: Sequence[Reply], *, is_known
         if not reply.is_among(expected):
             found.append(f"{reply}; expected {sorted(expected)}")
     return found
-
-
-def header(data: bytes, name: bytes) -> bytes:
-    """The first value of a header, b"" without one."""
-    found = re.search(rb"(?im)^" + re.escape(name) + rb"\s*:[ \t]*(.*?)\r?$", data)
-    return found[1] if found else b""
-
-
-def headers(data: bytes, name: bytes) -> list[bytes]:
-    """All values of a header, in order."""
-    return re.findall(rb"(?im)^" + re.escape(name) + rb"\s*:[ \t]*(.*?)\r?$", data)
-
-
-def in_dialog(ok: bytes, method: bytes, host: str, port: int, body: bytes = b"", cseq: int | None = None) -> bytes:
-    """A request of the caller within the dialog that the final response `ok` to its INVITE made (RFC 3261 12.2.1.1);
-    for a refusal, the ACK of that hop (17.1.1.3)."""
-    digits = re.match(rb"\d{1,10}", header(ok, b"CSeq"))
-    number = int(digits[0]) if digits else 1  # of a message that was wrong in just this
-    is_refused = not ok.startswith(b"SIP/2.0 2")
-    contact = re.search(rb"<([^>]+)>|(sip:[^;\s]+)", header(ok, b"Contact"))
-    address = re.search(rb"<([^>]+)>|(sips?:[^;\s]+)", header(ok, b"To"))
-    target = contact or address
-    uri = b"sip:nobody@invalid" if target is None else target[1] or target[2]
-    via = b"SIP/2.0/UDP %s:%d;branch=z9hG4bK%s;rport" % (host.encode(), port, uuid.uuid4().hex[:12].encode())
-    lines = [
-        method + b" " + uri + b" SIP/2.0",
-        b"Via: " + (re.sub(rb";(received|rport)=[^;,]*", b"", header(ok, b"Via")) if is_refused else via),
-        b"Max-Forwards: 70",
-        *(b"Route: " + route for route in reversed([] if is_refused else headers(ok, b"Record-Route"))),
-        b"From: " + header(ok, b"From"),
-        b"To: " + header(ok, b"To"),
-        b"Call-ID: " + header(ok, b"Call-ID"),
-        b"CSeq: %d %s" % (number if method == b"ACK" and cseq is None else cseq or number + 1, method),
-        b"Contact: <sip:caller@%s:%d>" % (host.encode(), port),
-        *([b"Content-Type: application/sdp"] if body else []),
-        b"Content-Length: %d" % len(body),
-    ]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def response(request: bytes, status: bytes) -> bytes:
-    """To a request that came in."""
-    copied = [
-        name + b": " + value
-        for name in (b"Via", b"From", b"To", b"Call-ID", b"CSeq", b"Record-Route")
-        for value in headers(request, name)
-    ]
-    return b"\r\n".join([b"SIP/2.0 " + status, *copied, b"Content-Length: 0"]) + b"\r\n\r\n"
