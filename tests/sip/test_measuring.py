@@ -68,7 +68,8 @@ def test_the_digest_is_that_of_the_standards_example() -> None:
 def test_a_request_in_a_dialog_goes_back_the_way_it_came() -> None:
     ok = (
         b"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP a\r\nRecord-Route: <sip:p1;lr>\r\nRecord-Route: <sip:p2;lr>\r\n"
-        b"From: <sip:a>;tag=1\r\nTo: <sip:b>;tag=2\r\nCall-ID: x\r\nCSeq: 4 INVITE\r\nContact: <sip:b@192.0.2.1:5070>\r\n\r\n"
+        b"From: <sip:a>;tag=1\r\nTo: <sip:b>;tag=2\r\nCall-ID: x\r\nCSeq: 4 INVITE\r\n"
+        b"Contact: <sip:b@192.0.2.1:5070>\r\n\r\n"
     )
     bye = in_dialog(ok, b"BYE", "192.0.2.9", 5060, "branch")
     assert bye.startswith(b"BYE sip:b@192.0.2.1:5070 SIP/2.0\r\n")
