@@ -65,10 +65,6 @@ class TelephoneCall(asyncio.DatagramProtocol):
 
     # -- sockets
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._signaling = transport
-
     def datagram_received(self, data: bytes, address: tuple[str | Any, int]) -> None:
         if status_of(data) is not None:
             self._responses.put_nowait(data)
@@ -96,7 +92,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
         """Take sockets and call. Raises CallRefusedError."""
         loop = asyncio.get_running_loop()
         local = (self._line.host, 0)
-        await loop.create_datagram_endpoint(lambda: self, local_addr=local)
+        self._signaling, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=local)
         self._media, _ = await loop.create_datagram_endpoint(lambda: _Media(self), local_addr=local)
         final = await self._invite(b"")
         if status_of(final) in (401, 407) and self._line.account is not None:
