@@ -40,7 +40,11 @@ class Line:
     """Its own address."""
     edge: tuple[str, int]
     account: Account | None = None
-    user: str = "caller"
+
+    @property
+    def user(self) -> str:
+        """In From: a proxy may insist that it is the name of the account."""
+        return self.account.user if self.account else "caller"
 
 
 class TelephoneCall(asyncio.DatagramProtocol):
