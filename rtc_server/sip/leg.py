@@ -81,6 +81,20 @@ def value(message: Any, name: str) -> str | None:
     return next(iter(values(message, name)), None)
 
 
+def text(raw: object) -> str:
+    """What was read byte by byte (Latin-1), as the UTF-8 that it is meant to be."""
+    return str(raw).encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def is_text(body: Any) -> bool:
+    """It is UTF-8."""
+    try:
+        str(body).encode("latin-1", "replace").decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def reason_phrase(code: int) -> str:
     """For a status line."""
     if code in REASONS:
@@ -208,6 +222,8 @@ class Leg:
                 return request.genResponse(488, reason_phrase(488))  # we would have to offer; see sip-edge.md
             if request.getBody().getType() != "application/sdp":
                 return request.genResponse(415, "Unsupported Media Type")
+            if not is_text(request.getBody()):
+                return request.genResponse(488, reason_phrase(488))
             return self._refreshed_by(request)
         if method == "UPDATE":
             refusal = self._refreshed_by(request)
@@ -259,18 +275,18 @@ class Leg:
             return
         match event:
             case CCEventTry():
-                self._owner.tell(messages.Incoming(self.call_id, self._headers, str(event.getData()[3])))
+                self._owner.tell(messages.Incoming(self.call_id, self._headers, text(event.getData()[3])))
             case CCEventUpdate():
-                self._owner.tell(messages.Changed(self.call_id, str(event.getData())))
+                self._owner.tell(messages.Changed(self.call_id, text(event.getData())))
             case CCEventRing() if self._is_ours:
                 code, _reason, body = event.getData()
                 if code > 100:
-                    sdp = None if body is None else str(body)
+                    sdp = None if body is None else text(body)
                     self._owner.tell(messages.Progress(self.call_id, code, sdp))
             case CCEventConnect() if self._is_ours and not self.is_answered:
                 self.is_answered = True
                 body = event.getData()[2]
-                self._owner.tell(messages.Answered(self.call_id, None if body is None else str(body)))
+                self._owner.tell(messages.Answered(self.call_id, None if body is None else text(body)))
                 self._arm()
             case CCEventFail() | CCEventRedirect():
                 self._end("refused", int(event.getData()[0]))
@@ -448,4 +464,4 @@ def _invite_key(request: Any) -> tuple[str, str | None, int]:
 
 def _public_headers(request: Any) -> tuple[tuple[str, str], ...]:
     shown = [h for h in request.headers if h.name not in PRIVATE][:MAX_HEADERS]
-    return tuple((str(h.body.getCanName(h.name)), str(h.body)[:MAX_HEADER_CHARS]) for h in shown)
+    return tuple((str(h.body.getCanName(h.name)), text(h.body)[:MAX_HEADER_CHARS]) for h in shown)

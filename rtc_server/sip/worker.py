@@ -26,7 +26,7 @@ from sippy.Time.Timeout import Timeout
 from sippy.Udp_server import Udp_server, Udp_server_opts
 
 from . import messages
-from .leg import ALLOW, Leg, header, values
+from .leg import ALLOW, Leg, header, is_text, values
 
 READ_BYTES = 64 * 1024
 GOODBYE_SECONDS = 0.3  # for the BYEs of a server that goes; nobody waits for their answers
@@ -40,10 +40,21 @@ class _OneReceiver(Udp_server_opts):  # type: ignore[misc]  # sippy has no types
     nworkers = 1
 
 
+class _ToProxy(Udp_server):  # type: ignore[misc]
+    """Sends to the proxy and to nobody else, whatever a Via or a Contact names: no lookup of a stranger's host name, no
+    datagram to an address of a stranger's choice, and no port that ends the sending thread."""
+
+    proxy: tuple[str, int]
+
+    def send_to(self, data: Any, address: Any, delayed: bool = False) -> None:
+        """See `Network_server`."""
+        super().send_to(data.encode("latin-1", "replace") if isinstance(data, str) else data, self.proxy, delayed)
+
+
 class _Transactions(SipTransactionManager):  # type: ignore[misc]
     """Takes messages from the proxy only, and survives all of them."""
 
-    model_udp_server = (Udp_server, _OneReceiver)
+    model_udp_server = (_ToProxy, _OneReceiver)
     allowed = ""
     count: Callable[[str], None]
 
@@ -54,7 +65,8 @@ class _Transactions(SipTransactionManager):  # type: ignore[misc]
             self.count("foreign")
             return
         try:
-            super().handleIncoming(data_in, ra, server, rtime)
+            # As Latin-1 every byte is a character: Content-Length counts bytes, and what is sent back is what came.
+            super().handleIncoming(data_in.decode("latin-1"), ra, server, rtime)
         except Exception:  # sippy's parser raises whatever it trips over; a message that cannot be read is dropped
             self.count("malformed")
 
@@ -87,6 +99,7 @@ class Adapter:
             "_sip_logger": _Silence(),
             "nh_addr": self._proxy,
         }
+        _ToProxy.proxy = self._proxy
         _Transactions.allowed = f"{self._proxy[0]}:{self._proxy[1]}"
         _Transactions.count = staticmethod(self._count)
         self.config["_sip_tm"] = transactions = _Transactions(self.config, self._on_request)
@@ -192,6 +205,8 @@ class Adapter:
             return (request.genResponse(488, "Not Acceptable Here"), None, None)  # we answer offers; see sip-edge.md
         if body.getType() != "application/sdp":
             return (self._refused(request, 415, "Unsupported Media Type", ("Accept", "application/sdp")), None, None)
+        if not is_text(body):
+            return (request.genResponse(488, "Not Acceptable Here"), None, None)
         if len(str(body)) > MAX_BODY_CHARS:
             return (request.genResponse(413, "Request Entity Too Large"), None, None)
         if not self._is_ready or len(self._legs) >= self._max_legs:

@@ -145,6 +145,15 @@ def validate_offer(body: bytes, *, allow_loopback: bool = False, purpose: Purpos
     ]
     if unused:
         session = _without_mids(session, {section.mid for section in unused})
+    for section in used:
+        if section[0].startswith("m=audio") and not any(
+            line[:2] == "a=" and line[2:] in ANSWERED_WITH for line in section
+        ):
+            section.append("a=sendrecv")  # RFC 8866 section 6.7: the default, which aiortc does not know
+    session = [line for line in session if not line.startswith("a=group:")]
+    if bundle:  # with those m-sections and no others: aiortc looks for every one that it names
+        mids = [_mid(section) for section in used]
+        session.append("a=group:BUNDLE " + " ".join(mid for mid in bundle if mid in mids))
     kept = [*session, *(line for section in used for line in section)]
     return Offer(
         sdp="\r\n".join(kept) + "\r\n",

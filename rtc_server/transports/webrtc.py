@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
 )
+from aiortc.exceptions import OperationError
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecParameters
 
@@ -171,10 +173,8 @@ class WebRtcTransport:
             self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
         )
         with media_of(stream, stream), ice_of(ice):
-            try:
+            with _understood():
                 await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-            except (ValueError, IndexError, KeyError, AssertionError) as error:  # how aiortc's parser gives up
-                raise InvalidSdpError("The SDP offer could not be understood.") from error
             guard_data_channel(self._pc)
             codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
             for transceiver in self._pc.getTransceivers():
@@ -184,7 +184,8 @@ class WebRtcTransport:
             self._pc.addTrack(AudioStreamTrack())  # never pulled: the stream sends
             if options.purpose == "listen":
                 self._pc.getTransceivers()[0].direction = "sendonly"
-            await self._pc.setLocalDescription(await self._pc.createAnswer())
+            with _understood():
+                await self._pc.setLocalDescription(await self._pc.createAnswer())
         self._ice = RestartableIce(self._pc.getTransceivers()[0].receiver.transport.transport)
         self._fingerprints = frozenset(offer.fingerprints)
         self._mids, self._bundle = offer.mids, offer.bundle
@@ -384,6 +385,15 @@ class WebRtcTransport:
     def _end(self, reason: str) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """aiortc reads the offer in here, and gives up in many ways."""
+    try:
+        yield
+    except (ValueError, LookupError, AssertionError, AttributeError, OperationError) as error:
+        raise InvalidSdpError("The SDP offer could not be understood.") from error
 
 
 def _codec(payload_format: PayloadFormat, negotiated: Negotiated, use_dtx: bool) -> RTCRtpCodecParameters:
