@@ -50,7 +50,7 @@ from .base import LineStatus, MediaSink, MediaTap, TappedCodings
 from .fragments import IceFragment, IceUpdate, restart_fragment
 from .pacer import Pacer
 from .rtp_stream import RtpStream
-from .sdp import Offer, Purpose
+from .sdp import ANSWERED_WITH, Offer, Purpose, redirected
 from .video import with_unused
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class WebRtcTransport:
         self._sink: MediaSink | None = None
         self._fingerprints: frozenset[str] = frozenset()
         self._answer = ""
+        self._is_held = False
         self._mids: tuple[str, ...] = ()
         self._bundle: tuple[str, ...] = ()
         self._usernames: list[str] = []
@@ -193,9 +194,15 @@ class WebRtcTransport:
             self._answer = self._answer.replace("\r\nm=", "\r\na=ice-lite\r\nm=", 1)
         return self._answer
 
-    async def restart_ice(self, offer: Offer) -> str:
-        """Answer an offer with new ICE credentials for this call; audio goes on meanwhile. An offer that repeats the
-        present credentials gets the present answer. Raises InvalidSdpError for another certificate."""
+    @property
+    def is_held(self) -> bool:
+        """The peer takes no audio for now, though it did when the call began."""
+        return self._is_held
+
+    async def renegotiate(self, offer: Offer) -> str:
+        """Answer a new offer for this call: one with new ICE credentials restarts ICE, and audio goes on meanwhile; one
+        that takes no audio any more (`sendonly`, `inactive`) puts the call on hold, until one takes it again (RFC 3264
+        section 8.4). Raises InvalidSdpError for another certificate or other m-sections."""
         if self._ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
         if frozenset(offer.fingerprints) != self._fingerprints:
@@ -206,6 +213,10 @@ class WebRtcTransport:
             await self._restart(self._ice, offer.ice_ufrag, offer.ice_pwd, offer.candidates)
         else:
             await self.add_candidates(offer.candidates)
+        if self._options.purpose == "call" and self.stream.is_heard:
+            self._is_held = not offer.takes_audio
+            self.stream.hold(self._is_held)
+            self._answer = redirected(self._answer, ANSWERED_WITH[offer.direction])
         return self._answer
 
     async def update_ice(self, fragment: IceFragment, if_match: str | None) -> IceUpdate:
