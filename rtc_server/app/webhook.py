@@ -31,7 +31,7 @@ WORTH_A_RETRY = frozenset({408, 425, 429})  # and 5xx; what else is refused is r
 
 
 class IncomingCallWebhook:
-    """`tell` is a `rtc_server.sip.base.OnIncoming`. Make and close it on the running loop."""
+    """`tell` is a `rtc_server.sip.base.OnIncoming`. Close it on the loop that it was used on."""
 
     def __init__(
         self,
@@ -47,10 +47,8 @@ class IncomingCallWebhook:
         self._keys = tuple(keys)
         self._rings = rings
         self._pauses = tuple(pauses_seconds)
-        # No proxy and no .netrc: where it goes is what the setting says. As many at once as there are calls that ring.
-        self._http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=attempt_seconds), connector=aiohttp.TCPConnector(limit=0)
-        )
+        self._attempt_seconds = attempt_seconds
+        self._http: aiohttp.ClientSession | None = None
 
     @classmethod
     def of(cls, settings: SipSection, rings: Callable[[str], bool]) -> IncomingCallWebhook | None:
@@ -83,7 +81,8 @@ class IncomingCallWebhook:
 
     async def close(self) -> None:
         """Attempts under way fail. Idempotent."""
-        await self._http.close()
+        if self._http is not None:
+            await self._http.close()
 
     async def _post(self, webhook_id: str, body: bytes) -> tuple[str, bool]:
         """What is wrong, "" if nothing; and whether it would be wrong again. The signature is made anew each time: an
@@ -93,6 +92,11 @@ class IncomingCallWebhook:
             "User-Agent": "rtc-server",
             **signed_headers(self._keys, webhook_id, int(time.time()), body),
         }
+        if self._http is None:
+            # No proxy and no .netrc: where it goes is what the setting says. As many at once as there are calls that
+            # ring.
+            timeout = aiohttp.ClientTimeout(total=self._attempt_seconds)
+            self._http = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         try:
             # A redirect is not followed: who is told of calls is the operator's to say.
             async with self._http.post(self._url, data=body, headers=headers, allow_redirects=False) as reply:
