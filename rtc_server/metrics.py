@@ -49,6 +49,9 @@ LABELS: dict[str, frozenset[str]] = {
             *("backchannel", "not_found"),
         }
     ),
+    "direction": frozenset({"in", "out"}),
+    "result": frozenset({"answered", "refused", "cancelled", "not_answered", "failed"}),
+    "drop": frozenset({"foreign", "malformed", "bug", OTHER}),
     "verdict": frozenset({"resumed", "interrupted"}),
     "kind": frozenset(
         {
@@ -72,6 +75,18 @@ CALLS_STARTED = Counter("rtc_server_calls_started", "Calls admitted.", registry=
 MAX_CALLS = Gauge("rtc_server_max_calls", "Calls that are taken at once.", registry=REGISTRY)
 CALLS_ENDED = Counter("rtc_server_calls_ended", "Calls ended, by reason.", ["reason"], registry=REGISTRY)
 CALLS_REFUSED = Counter("rtc_server_calls_refused", "Calls refused, by code.", ["code"], registry=REGISTRY)
+SIP_CALLS = Counter(
+    "rtc_server_sip_calls",
+    "Telephone calls, by direction and result.",
+    ["direction", "result"],
+    registry=REGISTRY,
+)
+SIP_MESSAGES_DROPPED = Counter(
+    "rtc_server_sip_messages_dropped",
+    "SIP messages that were not looked at: foreign (not from the proxy), malformed, or a bug met them.",
+    ["drop"],
+    registry=REGISTRY,
+)
 SESSIONS_RESUMED = Counter(
     "rtc_server_sessions_resumed",
     "Resume tokens shown, by outcome: resumed, not_found.",

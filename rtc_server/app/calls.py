@@ -45,12 +45,13 @@ async def create_echo(request: web.Request) -> web.Response:
 @routes.patch("/v1/realtime/calls/{call_id}")
 async def update_call(request: web.Request) -> web.Response:
     """More candidates (`application/trickle-ice-sdpfrag`, RFC 8840) -> 204; an offer with new ICE credentials
-    (`application/sdp`) -> 200 and the new answer: the call goes on over another network path."""
+    (`application/sdp`) -> 200 and the new answer: the call goes on over another network path. One that takes no audio
+    any more puts the call on hold."""
     context, call_id = request.app[CONTEXT], request.match_info["call_id"]
     taker = OfferTaker(request)
     if request.content_type == "application/sdp":
-        offer = taker.validate(await request.read())
-        return web.Response(text=await context.router.restart_ice(call_id, offer), content_type="application/sdp")
+        offer = taker.validate(await request.read(), "change")
+        return web.Response(text=await context.router.renegotiate(call_id, offer), content_type="application/sdp")
     if request.content_type == "application/trickle-ice-sdpfrag":
         fragment = read_fragment(await request.read(), allow_loopback=taker.allows_loopback)
         await context.router.add_candidates(call_id, fragment.candidates)

@@ -11,6 +11,7 @@ from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
 from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
+from rtc_server.sip.service import SipService
 
 from .lifecycle import Lifecycle
 from .live_settings import Change
@@ -30,6 +31,8 @@ class AppContext:
     """See `reload.Reloader`; None where the settings come from nowhere."""
     resumption: Resumption | None = None
     """None: sessions end with their calls."""
+    telephony: SipService | None = None
+    """None: there are no telephone calls."""
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

@@ -162,7 +162,7 @@ async def _renegotiate(request: web.Request, call_id: str, offer: Offer, *, rest
         if restart:
             await router.hang_up(call_id)
             return None
-        return await router.restart_ice(call_id, offer)
+        return await router.renegotiate(call_id, offer)
     except (CallNotFoundError, CallEndedError):
         return None
 

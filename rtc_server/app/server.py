@@ -36,6 +36,7 @@ from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
+from rtc_server.sip.service import SipService
 
 from . import admin, calls, client_secrets, health, pipecat, realtime_ws, status, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
@@ -123,8 +124,9 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             store = make_store(settings.session.resume_seconds)
             writer = SnapshotWriter(store, tasks)
+            ended = EndedCalls()
             router = MediaRouter(
-                _create_nodes(settings, engine, engine_path, tasks, writer),
+                _create_nodes(settings, engine, engine_path, tasks, writer, ended.tell),
                 settings.server.max_calls,
                 engine_calls=lambda: engine.max_calls,
                 reserved_calls=settings.admission.reserved_calls,
@@ -133,6 +135,8 @@ async def serve(
             hand_over = _handing_over(router, hand_over_elsewhere)
             resumption = Resumption(store, writer, hand_over) if settings.session.resume_seconds else None
             context = AppContext(settings, engine, router, lifecycle, resumption=resumption)
+            if settings.sip.enabled:
+                context.telephony = ended.follower = create_telephony(context, tasks)
             app = create_app(context)
             reloader = Reloader(context, app[GUARD], load or (lambda: settings), notifier)
             context.reload = reloader.reload
@@ -149,6 +153,8 @@ async def serve(
             ]
             try:
                 await _listen(runner, context, servers)
+                if context.telephony is not None:
+                    await context.telephony.start()
                 if on_listening is not None:
                     on_listening(app, servers[0].sockets[0].getsockname()[1])
                 for node in router.nodes:
@@ -167,6 +173,8 @@ async def serve(
                     notifier.stopping()
                     await _drain(router, context.settings, lifecycle)
             finally:
+                if context.telephony is not None:
+                    await context.telephony.close()
                 await router.close(context.settings.server.shutdown_timeout_seconds)
                 await engine.close()
                 for task in always:
@@ -187,15 +195,39 @@ def _create_nodes(
     engine_path: str,
     tasks: asyncio.TaskGroup,
     snapshots: SnapshotWriter,
+    on_end: Callable[[str], None],
 ) -> list[MediaNode]:
     check_recording(settings.recording)  # raises here, like the next line's check, before anything is started
     num_workers = settings.server.media_workers
     if not num_workers:
         judge = turn_judge_factory(settings)
         vad = vad_factory(settings)
-        return [LocalNode(settings, engine, vad, tasks, make_judge=judge, save_snapshot=snapshots.write)]
+        return [LocalNode(settings, engine, vad, tasks, make_judge=judge, on_end=on_end, save_snapshot=snapshots.write)]
     silero_path(settings)  # raises here, before anything is started, when the model file is missing
-    return [ProcessNode(settings, index, engine_path, snapshots.write) for index in range(num_workers)]
+    return [ProcessNode(settings, index, engine_path, snapshots.write, on_end) for index in range(num_workers)]
+
+
+class EndedCalls:
+    """Tells the telephone side which calls are over; nobody, where there is none."""
+
+    def __init__(self) -> None:
+        self.follower: SipService | None = None
+
+    def tell(self, call_id: str) -> None:
+        """A node's call is over."""
+        if self.follower is not None:
+            self.follower.on_call_ended(call_id)
+
+
+def create_telephony(context: AppContext, tasks: asyncio.TaskGroup) -> SipService:
+    """Telephone calls, not started yet. Raises ConfigError where the extra is not installed."""
+    router = context.router
+    return SipService(
+        context.settings,
+        router,
+        tasks,
+        is_ready=lambda: context.engine.is_ready and router.is_ready and not router.is_draining,
+    )
 
 
 def _handing_over(router: MediaRouter, elsewhere: HandOver | None) -> HandOver:

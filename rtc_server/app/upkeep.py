@@ -17,6 +17,8 @@ async def keep_up(context: AppContext, notifier: Notifier) -> None:
         now = loop.time()
         context.engine.ping(now)
         router.observe(now)
+        if context.telephony is not None:
+            context.telephony.observe()
         if context.tls is not None:
             context.tls.warn_before_expiry()
         state = "draining, " if context.lifecycle.is_ending else "" if router.is_ready else "not ready, "

@@ -409,6 +409,10 @@ class Call:
         item = self.core.conversation.find(item_id)
         return item.text if isinstance(item, Item) else None
 
+    def tell(self, kind: str, **fields: object) -> None:
+        """An event of the server's own, to everybody who follows the call."""
+        self._tell(kind, **fields)
+
     def _tell(self, kind: str, **fields: object) -> None:
         self._send(self.core.announce.event(kind, **fields))
 

@@ -116,17 +116,20 @@ class CallRegistry:
         self._count()
         return slot
 
-    def start(self, lease: int, transport: MediaTransport, kind: CallKind, options: CallOptions) -> AnyCall:
+    def start(
+        self, lease: int, transport: MediaTransport, kind: CallKind, options: CallOptions, call_id: str | None = None
+    ) -> AnyCall:
         """Begin a call on an answered transport; it ends by itself, and gives its place back. Called by `Slot.start`.
         Raises NotReadyError when the place is gone."""
+        call_id = call_id or new_id("rtc")
         if not self._leases.start(lease, asyncio.get_running_loop().time()):
             raise NotReadyError("Setting up the call took too long; try again in a moment.", retry_after=3)
         call: AnyCall
         if kind == "echo":
-            call = EchoCall(new_id("rtc"), self._settings, transport, self._make_vad)
+            call = EchoCall(call_id, self._settings, transport, self._make_vad)
         else:
             call = Call(
-                new_id("rtc"),
+                call_id,
                 self._settings,
                 transport,
                 self._engine,
@@ -234,10 +237,14 @@ class Slot:
         self._has_started = False
 
     def start(
-        self, transport: MediaTransport, kind: CallKind = "conversation", options: CallOptions = DEFAULT_OPTIONS
+        self,
+        transport: MediaTransport,
+        kind: CallKind = "conversation",
+        options: CallOptions = DEFAULT_OPTIONS,
+        call_id: str | None = None,
     ) -> AnyCall:
         """Turn the reservation into a call. Raises NotReadyError when it took so long that the place is gone."""
-        call = self._registry.start(self._lease, transport, kind, options)
+        call = self._registry.start(self._lease, transport, kind, options, call_id)
         self._has_started = True
         return call
 

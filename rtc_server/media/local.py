@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rtc_server import logs
@@ -92,7 +92,7 @@ class LocalNode:
             async with self._setups:
                 transport, sdp = await self._set_up(request.offer, self._options(request))
             try:
-                call = slot.start(transport, request.kind, request.options)
+                call = slot.start(transport, request.kind, request.options, request.call_id)
             except BaseException:  # nobody else knows this transport yet
                 await transport.close()
                 raise
@@ -133,9 +133,20 @@ class LocalNode:
         sideband.attach(lambda data, now: call.on_sideband_message(sideband, data, now), lambda: call.leave(sideband))
         return call.call_id, sideband
 
-    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
-        return await self._transport(call_id).restart_ice(offer)
+        transport = self._transport(call_id)
+        was_held = transport.is_held
+        answer = await transport.renegotiate(offer)
+        if transport.is_held != was_held and call_id in self.registry:
+            await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
+        return answer
+
+    async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `MediaNode`."""
+        call = self.registry.get(call_id)
+        if isinstance(call, Call):
+            call.tell(kind, **fields)
 
     async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
         """See `MediaNode`."""

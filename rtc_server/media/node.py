@@ -5,6 +5,7 @@ Everything that crosses is a plain frozen dataclass, so that it can be sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -27,6 +28,8 @@ class OfferRequest:
     """Local addresses that this caller may be able to reach."""
     kind: CallKind = "conversation"
     options: CallOptions = DEFAULT_OPTIONS
+    call_id: str | None = None
+    """For a call that has an id already: one that rang. None = a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,13 @@ class MediaNode(Protocol):
         """Let a peer hear a call. Its id is used like a call's for what follows. Raises CallNotFoundError,
         ListenerError, NetworkError or InvalidSdpError."""
 
-    async def restart_ice(self, call_id: str, offer: Offer) -> str:
-        """A new answer for a running call. Raises CallNotFoundError or InvalidSdpError."""
+    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+        """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
+        CallNotFoundError or InvalidSdpError."""
+
+    async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
+        """Send an event of ours ("rtc_server.sip.state") to everybody who follows a call; an echo test has nobody.
+        Raises CallNotFoundError."""
 
     async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:
         """Candidates for a call, or a restart of its ICE session; `if_match` is the tag that it is meant for, "*" for a

@@ -10,7 +10,7 @@ import logging
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -43,14 +43,21 @@ class ProcessNode:
     """A `MediaNode`. `start` it once; it keeps a worker alive until `close`."""
 
     def __init__(
-        self, settings: Settings, index: int, engine_path: str, save_snapshot: SaveSnapshot | None = None
+        self,
+        settings: Settings,
+        index: int,
+        engine_path: str,
+        save_snapshot: SaveSnapshot | None = None,
+        on_end: Callable[[str], None] | None = None,
     ) -> None:
+        """`on_end` gets the id of every call that is over."""
         self.index = index
         self.restarts = 0
         """How often the worker was lost and started again."""
         self._settings = settings
         self._engine_path = engine_path
         self._save_snapshot = save_snapshot
+        self._on_end = on_end
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._calls: set[str] = set()
@@ -135,9 +142,13 @@ class ProcessNode:
         update: IceUpdate = await self._ask_about(call_id, "update_ice", fragment, if_match)
         return update
 
-    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
-        return str(await self._ask_about(call_id, "restart_ice", offer))
+        return str(await self._ask_about(call_id, "renegotiate", offer))
+
+    async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "tell", kind, dict(fields))
 
     async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None:
         """See `MediaNode`."""
@@ -343,6 +354,7 @@ class ProcessNode:
                     self._ready.set()
                 self._calls.difference_update(ended)
                 self._listeners.difference_update(ended)
+                self._tell_ended(ended)
 
     def _lose_calls(self) -> None:
         self._is_ready = False
@@ -353,13 +365,20 @@ class ProcessNode:
         self._lost.update(dict.fromkeys(self._calls))
         while len(self._lost) > LOST_CALLS_KEPT:
             self._lost.popitem(last=False)
+        lost = tuple(self._calls)
         self._calls.clear()
+        self._tell_ended(lost)
         for channel in list(self._channels.values()):
             channel.on_closed(INTERNAL_ERROR, WORKER_LOST)
         self._listeners.clear()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(NotReadyError("A media worker was lost; try again in a moment.", retry_after=1))
+
+    def _tell_ended(self, call_ids: Iterable[str]) -> None:
+        if self._on_end is not None:
+            for call_id in call_ids:
+                self._on_end(call_id)
 
     async def _reap(self) -> None:
         process = self._process

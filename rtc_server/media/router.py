@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -131,9 +131,13 @@ class MediaRouter:
         node = self._where.get(call_id)
         return node is not None and node.carries(call_id)
 
-    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
-        return await self._node(call_id).restart_ice(call_id, offer)
+        return await self._node(call_id).renegotiate(call_id, offer)
+
+    async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).tell(call_id, kind, fields)
 
     async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:
         """See `MediaNode`."""

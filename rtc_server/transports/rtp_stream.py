@@ -109,6 +109,7 @@ class RtpStream:
         self._is_closed = False
         self._is_heard = is_heard
         self._tap: MediaTap | None = None
+        self._is_held = False
         self.outlet: RtpStream | None = None
         """The stream that pulls the sink's frames, while it is sending, in place of a peer that takes no audio."""
         # (sequence number, protected packet); only kept for a peer that may ask for it again
@@ -184,6 +185,12 @@ class RtpStream:
         for decoder in self._decoders:
             decoder.close()
         self._encoder.close()
+
+    def hold(self, is_held: bool) -> None:
+        """While held, no frame is pulled, so a reply stops at its sample and goes on there; nothing is sent, and what
+        comes in is not heard: it is music. Only for a peer that takes audio otherwise."""
+        self._is_held = is_held
+        self._is_after_gap = True
 
     def fill_input(self, now: float) -> None:
         """See `MediaTransport.fill_input`; inside the sink's `pull_frame`."""
@@ -299,7 +306,7 @@ class RtpStream:
 
     def _emit(self, pcm: Pcm16, delay_ms: float) -> None:
         self._meter.emitted(delay_ms)
-        if self._sink is not None:
+        if self._sink is not None and not self._is_held:
             self._sink.on_audio(pcm, self._now, delay_ms)
 
     # --- sending
@@ -318,6 +325,8 @@ class RtpStream:
             self.skipped_frames += skipped_frames
             self._is_after_gap = True
         self._advance(now)
+        if self._is_held:
+            return None
         try:
             payload = self._next_payload(now, max(0.0, now - due))
         except Exception as error:  # the pacer would only log it

@@ -31,8 +31,9 @@ _LINE = re.compile(r"[a-z]=[\x20-\x7e\x80-\U0010ffff]*\Z")
 _HEX_PAIRS = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})*\Z")
 _TRANSPORT = ("ice-ufrag", "ice-pwd", "fingerprint", "setup")
 
-Purpose: TypeAlias = Literal["call", "listen"]
-"""What an offer is for: a call, which needs the caller's voice, or hearing one, which needs a place to send to."""
+Purpose: TypeAlias = Literal["call", "listen", "change"]
+"""What an offer is for: a call, which needs the caller's voice; hearing one, which needs a place to send to; or a
+change in a running call, which may be put on hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,11 @@ class Offer:
         return direction(self.audio_lines) in ("sendrecv", "sendonly")
 
     @property
+    def direction(self) -> str:
+        """Of the voice, as the peer offers it: "sendrecv", "sendonly", "recvonly" or "inactive"."""
+        return direction(self.audio_lines)
+
+    @property
     def takes_audio(self) -> bool:
         """The peer wants to hear."""
         return direction(self.audio_lines) in ("sendrecv", "recvonly")
@@ -90,6 +96,18 @@ def direction(section: tuple[str, ...] | list[str]) -> str:
     """Of an m-section: "sendrecv" (also when it does not say), "sendonly", "recvonly" or "inactive"."""
     names = ("sendrecv", "sendonly", "recvonly", "inactive")
     return next((line[2:] for line in reversed(section) if line.startswith("a=") and line[2:] in names), "sendrecv")
+
+
+ANSWERED_WITH = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
+"""Direction of an offer -> of our answer (RFC 3264 section 6.1)."""
+
+
+def redirected(sdp: str, wanted: str) -> str:
+    """An answer of ours with another direction of its audio."""
+    head, separator, audio = sdp.partition("\r\nm=audio ")
+    section, other, rest = audio.partition("\r\nm=")
+    lines = [f"a={wanted}" if line[2:] in ANSWERED_WITH else line for line in section.split("\r\n")]
+    return head + separator + "\r\n".join(lines) + other + rest
 
 
 def validate_offer(body: bytes, *, allow_loopback: bool = False, purpose: Purpose = "call") -> Offer:
@@ -127,6 +145,15 @@ def validate_offer(body: bytes, *, allow_loopback: bool = False, purpose: Purpos
     ]
     if unused:
         session = _without_mids(session, {section.mid for section in unused})
+    for section in used:
+        if section[0].startswith("m=audio") and not any(
+            line[:2] == "a=" and line[2:] in ANSWERED_WITH for line in section
+        ):
+            section.append("a=sendrecv")  # RFC 8866 section 6.7: the default, which aiortc does not know
+    session = [line for line in session if not line.startswith("a=group:")]
+    if bundle:  # with those m-sections and no others: aiortc looks for every one that it names
+        mids = [_mid(section) for section in used]
+        session.append("a=group:BUNDLE " + " ".join(mid for mid in bundle if mid in mids))
     kept = [*session, *(line for section in used for line in section)]
     return Offer(
         sdp="\r\n".join(kept) + "\r\n",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
 )
+from aiortc.exceptions import OperationError
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecParameters
 
@@ -50,7 +52,7 @@ from .base import LineStatus, MediaSink, MediaTap, TappedCodings
 from .fragments import IceFragment, IceUpdate, restart_fragment
 from .pacer import Pacer
 from .rtp_stream import RtpStream
-from .sdp import Offer, Purpose
+from .sdp import ANSWERED_WITH, Offer, Purpose, redirected
 from .video import with_unused
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,7 @@ class WebRtcTransport:
         self._sink: MediaSink | None = None
         self._fingerprints: frozenset[str] = frozenset()
         self._answer = ""
+        self._is_held = False
         self._mids: tuple[str, ...] = ()
         self._bundle: tuple[str, ...] = ()
         self._usernames: list[str] = []
@@ -170,10 +173,8 @@ class WebRtcTransport:
             self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
         )
         with media_of(stream, stream), ice_of(ice):
-            try:
+            with _understood():
                 await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-            except (ValueError, IndexError, KeyError, AssertionError) as error:  # how aiortc's parser gives up
-                raise InvalidSdpError("The SDP offer could not be understood.") from error
             guard_data_channel(self._pc)
             codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
             for transceiver in self._pc.getTransceivers():
@@ -183,7 +184,8 @@ class WebRtcTransport:
             self._pc.addTrack(AudioStreamTrack())  # never pulled: the stream sends
             if options.purpose == "listen":
                 self._pc.getTransceivers()[0].direction = "sendonly"
-            await self._pc.setLocalDescription(await self._pc.createAnswer())
+            with _understood():
+                await self._pc.setLocalDescription(await self._pc.createAnswer())
         self._ice = RestartableIce(self._pc.getTransceivers()[0].receiver.transport.transport)
         self._fingerprints = frozenset(offer.fingerprints)
         self._mids, self._bundle = offer.mids, offer.bundle
@@ -193,9 +195,15 @@ class WebRtcTransport:
             self._answer = self._answer.replace("\r\nm=", "\r\na=ice-lite\r\nm=", 1)
         return self._answer
 
-    async def restart_ice(self, offer: Offer) -> str:
-        """Answer an offer with new ICE credentials for this call; audio goes on meanwhile. An offer that repeats the
-        present credentials gets the present answer. Raises InvalidSdpError for another certificate."""
+    @property
+    def is_held(self) -> bool:
+        """The peer takes no audio for now, though it did when the call began."""
+        return self._is_held
+
+    async def renegotiate(self, offer: Offer) -> str:
+        """Answer a new offer for this call: one with new ICE credentials restarts ICE, and audio goes on meanwhile; one
+        that takes no audio any more (`sendonly`, `inactive`) puts the call on hold, until one takes it again (RFC 3264
+        section 8.4). Raises InvalidSdpError for another certificate or other m-sections."""
         if self._ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
         if frozenset(offer.fingerprints) != self._fingerprints:
@@ -206,6 +214,10 @@ class WebRtcTransport:
             await self._restart(self._ice, offer.ice_ufrag, offer.ice_pwd, offer.candidates)
         else:
             await self.add_candidates(offer.candidates)
+        if self._options.purpose == "call" and self.stream.is_heard:
+            self._is_held = not offer.takes_audio
+            self.stream.hold(self._is_held)
+            self._answer = redirected(self._answer, ANSWERED_WITH[offer.direction])
         return self._answer
 
     async def update_ice(self, fragment: IceFragment, if_match: str | None) -> IceUpdate:
@@ -373,6 +385,15 @@ class WebRtcTransport:
     def _end(self, reason: str) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """aiortc reads the offer in here, and gives up in many ways."""
+    try:
+        yield
+    except (ValueError, LookupError, AssertionError, AttributeError, OperationError) as error:
+        raise InvalidSdpError("The SDP offer could not be understood.") from error
 
 
 def _codec(payload_format: PayloadFormat, negotiated: Negotiated, use_dtx: bool) -> RTCRtpCodecParameters:

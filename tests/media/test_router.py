@@ -88,7 +88,7 @@ class CountingNode:
             raise NotReadyError("It is being restarted.", retry_after=1)
         return NodeStatus((), ())
 
-    async def restart_ice(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer) -> str:
         return self.name
 
     async def add_candidates(self, call_id: str, candidates: tuple[str, ...]) -> None: ...

@@ -242,7 +242,7 @@ async def test_an_ice_restart_moves_the_call_and_keeps_its_encryption() -> None:
             new = Connection(ice_controlling=True)
             await new.gather_candidates()
         sdp = restarted(live.caller.localDescription.sdp, new.local_username, new.local_password)
-        answer = await live.transport.restart_ice(validate_offer(sdp, allow_loopback=True))
+        answer = await live.transport.renegotiate(validate_offer(sdp, allow_loopback=True))
         new.remote_username = next(line[12:] for line in answer.splitlines() if line.startswith("a=ice-ufrag:"))
         new.remote_password = next(line[10:] for line in answer.splitlines() if line.startswith("a=ice-pwd:"))
         for line in answer.splitlines():
@@ -263,14 +263,14 @@ async def test_an_ice_restart_with_another_certificate_is_refused() -> None:
     async with call() as live:
         sdp = restarted(live.caller.localDescription.sdp, "abcdefgh", "p" * 22, fingerprint=":".join(["AB"] * 32))
         with pytest.raises(InvalidSdpError, match="fingerprint"):
-            await live.transport.restart_ice(validate_offer(sdp, allow_loopback=True))
+            await live.transport.renegotiate(validate_offer(sdp, allow_loopback=True))
         await live.sink.more()
 
 
 async def test_a_repeated_offer_gets_the_present_answer() -> None:
     async with call() as live:
         offer = validate_offer(live.caller.localDescription.sdp.encode(), allow_loopback=True)
-        answer = await live.transport.restart_ice(offer)
+        answer = await live.transport.renegotiate(offer)
         assert answer == live.transport._pc.localDescription.sdp
 
 
