@@ -31,7 +31,9 @@ def _check_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:
-        raise ValueError(f"{value!r} is no address or network; write for example '192.0.2.7' or '192.0.2.0/28'") from None
+        raise ValueError(
+            f"{value!r} is no address or network; write for example '192.0.2.7' or '192.0.2.0/28'"
+        ) from None
 
 
 def _check_user(value: str) -> str:

@@ -196,7 +196,7 @@ def _field(text: str) -> str:
 
 
 def _host_of(trunk: str) -> str:
-    """"pbx.example.org:5060;transport=tcp" -> "pbx.example.org"."""
+    """ "pbx.example.org:5060;transport=tcp" -> "pbx.example.org"."""
     host = trunk.partition(";")[0]
     if host.startswith("["):
         return host[1:].partition("]")[0]

@@ -176,12 +176,14 @@ def options_request(to: tuple[str, int]) -> bytes:
     ).encode()
 
 
-def ask(to: tuple[str, int], message: bytes, seconds: float = ASK_SECONDS) -> bytes:
-    """Send one datagram and return the answer; b"" without one."""
+def ask(to: tuple[str, int], message: bytes, seconds: float = ASK_SECONDS, source: str = "") -> bytes:
+    """Send one datagram, from the address `source` if it matters, and return the answer; b"" without one."""
     family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(seconds)
         try:
+            if source:
+                sock.bind((source, 0))
             sock.connect(to)
             sock.send(message)
             return sock.recv(65_536)

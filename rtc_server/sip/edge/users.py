@@ -143,4 +143,6 @@ class UsersFile:
             os.replace(new, self.path)
         except OSError as error:
             new.unlink(missing_ok=True)
-            raise ConfigError(f"The file of telephone users {self.path} cannot be written: {error.strerror}.") from error
+            raise ConfigError(
+                f"The file of telephone users {self.path} cannot be written: {error.strerror}."
+            ) from error
