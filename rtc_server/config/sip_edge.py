@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .kinds import IpAddress, Port, Section
+from .kinds import Port, Section
 from .sip import Trunk
 
 _REALM = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,61}[A-Za-z0-9])?")
@@ -87,7 +87,7 @@ class SipEdgeSection(Section):
     hold_timeout_seconds: int = Field(3_600, ge=5, le=86_400)
     """The same for a call on hold."""
     registrar: Trunk = ""
-    """A telephone exchange to register at as an extension: its host, with port and transport where needed; "" = none."""
+    """A telephone exchange to register at as an extension: host, with port and transport where needed; "" = none."""
     registrar_domain: str = Field("", max_length=253)
     """Domain of the extension; "" = the registrar's host."""
     registrar_user: UserName = ""

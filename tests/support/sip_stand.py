@@ -111,26 +111,26 @@ def sip_stand(
         certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
         paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
         rendered = render(loaded, SERVER_ADDRESS, paths)
-        with machine.entered():
-            with (
-                running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy),
-                server_process(backend, of_server) as server,
-            ):
-                _wait_for_calls(phone, server)
-                yield Stand(
-                    server,
-                    machine,
-                    phone,
-                    (SERVER_ADDRESS, loaded.sip_edge.port),
-                    PHONE_ADDRESS,
-                    Account(USER, PASSWORD),
-                    loaded.sip_edge.realm,
-                    folder,
-                    relay,
-                    proxy,
-                )
-                relay.check()
-                proxy.check()
+        with (
+            machine.entered(),
+            running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy),
+            server_process(backend, of_server) as server,
+        ):
+            _wait_for_calls(phone, server)
+            yield Stand(
+                server,
+                machine,
+                phone,
+                (SERVER_ADDRESS, loaded.sip_edge.port),
+                PHONE_ADDRESS,
+                Account(USER, PASSWORD),
+                loaded.sip_edge.realm,
+                folder,
+                relay,
+                proxy,
+            )
+            relay.check()
+            proxy.check()
 
 
 def _wait_for_calls(phone: Namespace, server: ServerProcess) -> None:

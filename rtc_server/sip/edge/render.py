@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Rendered:
     """The edge of one machine."""
 
     files: dict[str, str]
-    """Name -> text, for one folder that only the proxy's user reads. Beside them lies `kamailio.cfg` as it is shipped."""
+    """Name -> text, for one folder that only the proxy's user reads. `kamailio.cfg` lies beside them as it is shipped."""
     relay: tuple[str, ...]
     """Command of rtpengine."""
     proxy: tuple[str, ...]
@@ -52,11 +53,11 @@ def render(settings: Settings, address: str, paths: EdgePaths, registrar_passwor
     external = edge.external_address or address
     if ipaddress.ip_address(address).is_loopback:
         raise ConfigError(
-            f"The edge cannot use {address}: media needs an address that is not loopback; name one with sip_edge.address."
+            f"The edge cannot use {address}: media needs an address that is not loopback; name one with "
+            "sip_edge.address."
         )
     if ipaddress.ip_address(address).version != ipaddress.ip_address(external).version:
         raise ConfigError("sip_edge.address and sip_edge.external_address must be of one kind, IPv4 or IPv6.")
-    loopback, _, loopback_port = sip.proxy.rpartition(":")
     if sip.port == 0:
         raise ConfigError("sip.port is 0, any free port; the proxy has to know it.")
     tls = paths.certificate is not None and edge.tls_port != 0
@@ -152,10 +153,8 @@ def _trunks(settings: Settings) -> str:
     """Lines of Kamailio's module permissions: group, address, mask, port (0 = any)."""
     ranges = [ipaddress.ip_network(text) for text in settings.sip_edge.allowed_addresses]
     host = _host_of(settings.sip_edge.registrar)
-    try:
+    with suppress(ValueError):  # a name; the operator lists its addresses
         ranges += [ipaddress.ip_network(host)] if host else []
-    except ValueError:
-        pass  # a name; the operator lists its addresses
     lines = [f"1 {uri_host(str(known.network_address))} {known.prefixlen} 0" for known in ranges]
     return "# Who calls without a password\n" + "".join(line + "\n" for line in lines)
 
