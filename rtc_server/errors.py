@@ -70,6 +70,10 @@ class CertificateError(RtcServerError):
     """The TLS certificate cannot be made, read or safely replaced. The message says what to do."""
 
 
+class EdgeError(RtcServerError):
+    """The SIP proxy or the media relay does not start, or has ended."""
+
+
 class EngineError(RtcServerError):
     """The engine is not loaded, could not be loaded, or was lost.
 
