@@ -218,14 +218,25 @@ async def test_a_call_is_handed_over_to_an_address_that_is_allowed(tmp_path: Pat
         await app.client.realtime.calls.refer(call_id, target_uri="tel:+49 30 12345".replace(" ", "-"))
         refer = await app.phone.request(b"REFER")
         assert b"tel:+493012345" in header(refer, b"Refer-To")
-        for number, status in enumerate((b"100 Trying", b"200 OK")):
-            app.phone.send_in_dialog(
-                ok,
-                b"NOTIFY",
-                (b"Event: refer", b"Subscription-State: active", b"Content-Type: message/sipfrag"),
-                b"SIP/2.0 " + status + b"\r\n",
-                cseq=2 + number,
-            )
+        states = []
+        async with app.client.realtime.connect(model="echo", extra_query={"call_id": call_id}) as sideband:
+            # Busy the first time, and answered the second.
+            for number, status in enumerate((b"100 Trying", b"486 Busy Here", b"100 Trying", b"200 OK")):
+                app.phone.send_in_dialog(
+                    ok,
+                    b"NOTIFY",
+                    (b"Event: refer", b"Subscription-State: active", b"Content-Type: message/sipfrag"),
+                    b"SIP/2.0 " + status + b"\r\n",
+                    cseq=2 + number,
+                )
+                event = json.loads(await sideband.recv_bytes())
+                while event["type"] != "rtc_server.sip.state":
+                    event = json.loads(await sideband.recv_bytes())
+                states.append((event["state"], event["status_code"]))
+        assert states == [
+            *(("transferring", 100), ("transfer_failed", 486)),
+            *(("transferring", 100), ("transferred", 200)),
+        ]
         assert b"transferred" in header(await app.phone.request(b"BYE"), b"Reason")
         assert await app.num_calls() == 0
 
