@@ -372,4 +372,6 @@ def _user_of(to: str) -> str:
 
 def _shown(name: str) -> str:
     """sippy writes all but the first letter of names that it does not know in lower case."""
-    return name if name in ("Call-ID", "CSeq") else "-".join(part.capitalize() for part in name.split("-"))
+    if name in ("Call-ID", "CSeq"):
+        return name
+    return "-".join("RTC" if part == "rtc" else part.capitalize() for part in name.lower().split("-"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from rtc_server.app.webhook_signature import make_secret
 from rtc_server.config import load_settings
 from rtc_server.errors import ConfigError
 from tests.sip.proxy_peer import HOST, WAIT_SECONDS, ProxyPeer, free_udp_port, proxy_peer
-from tests.support.running_server import DEFAULTS, running_server
+from tests.support.running_server import DEFAULTS, free_port, running_server
 from tests.support.sdp_peer import SdpPeer, sdp_peer
 
 pytest.importorskip("sippy", reason="sippy is not installed (the extra sip)")
@@ -239,6 +242,44 @@ async def test_a_call_is_handed_over_to_an_address_that_is_allowed(tmp_path: Pat
         ]
         assert b"transferred" in header(await app.phone.request(b"BYE"), b"Reason")
         assert await app.num_calls() == 0
+
+
+async def test_the_example_answers_and_says_what_it_hears(tmp_path: Path) -> None:
+    port = free_port()
+    async with application(tmp_path, **{"sip.webhook_url": f"http://{HOST}:{port}/"}) as app:
+        variables = {
+            "OPENAI_BASE_URL": f"{app.server_url}/v1",
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_WEBHOOK_SECRET": SECRET,
+        }
+        example = await asyncio.create_subprocess_exec(
+            *(sys.executable, "examples/answer_calls.py", str(port)),
+            env={**os.environ, **variables},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed = example.stdout
+        assert printed is not None
+        try:
+            async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+                while True:  # until it listens
+                    with contextlib.suppress(aiohttp.ClientConnectionError):
+                        async with http.post(f"http://{HOST}:{port}/", data=b"{}") as reply:
+                            assert reply.status == 400, "it took a webhook without a signature"
+                            break
+                    await asyncio.sleep(0.05)
+                app.phone.invite(await app.media.offer())
+                ok = await app.phone.answered()
+                await app.media.accept(body_of(ok).decode())
+                assert b"ann@example.org" in await printed.readline()
+                app.media.say("f0_rms.wav")
+                while not (await printed.readline()).startswith(b"server:"):
+                    pass
+                app.phone.send_in_dialog(ok, b"BYE", cseq=2)
+                while (line := await printed.readline()) != b"the call is over\n":
+                    assert line
+        finally:
+            example.terminate()
+            await example.communicate()
 
 
 async def test_who_may_call_a_telephone(tmp_path: Path) -> None:
