@@ -10,6 +10,7 @@ from typing import Any
 from rtc_server import logs
 from rtc_server.calls.call import Call
 from rtc_server.calls.registry import CallRegistry
+from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.codecs.opus import OpusOptions
@@ -28,7 +29,17 @@ from rtc_server.turns.vad import VadFactory
 
 from .channels import Line, WindowedChannel
 from .listeners import Listeners
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, NodeStatus, OfferRequest
+from .node import (
+    Answer,
+    Channel,
+    ChannelPeer,
+    ChannelRequest,
+    ListenRequest,
+    NodeLoad,
+    NodeStatus,
+    OfferRequest,
+    OutgoingRequest,
+)
 
 ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
 KEPT_TURNS = 200  # of all calls together: minutes of a busy process, hours of a quiet one
@@ -72,6 +83,9 @@ class LocalNode:
         port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
         self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())
         self._transports: dict[str, WebRtcTransport] = {}
+        self._offered: dict[
+            str, tuple[WebRtcTransport, CallOptions]
+        ] = {}  # ringing; bounded by who dials, `sip.service`
         self._tell_end = on_end
         self._listeners = Listeners(tasks, on_end)
         self._setups = asyncio.Semaphore(MAX_SETUPS)
@@ -100,6 +114,38 @@ class LocalNode:
             slot.release()
         self._transports[call.call_id] = transport
         return Answer(call.call_id, sdp, transport.ice_tag)
+
+    async def offer(self, request: OutgoingRequest) -> str:
+        """See `MediaNode`. It holds no slot while it rings."""
+        self.registry.reserve().release()  # raises where there is none: why ring then
+        options = self._webrtc_options(request.host_addresses, self._settings.audio.sample_rate)
+        transport = WebRtcTransport(options, self._resources)
+        try:
+            async with self._setups:
+                sdp = await transport.offer()
+        except BaseException:  # cancelled or failed: nobody else knows this transport yet
+            await transport.close()
+            raise
+        self._offered[request.call_id] = (transport, request.options)
+        return sdp
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """See `MediaNode`."""
+        transport, options = self._offered.pop(call_id, (None, DEFAULT_OPTIONS))
+        if transport is None:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
+        try:
+            slot = self.registry.reserve()
+            try:
+                await transport.accept_answer(answer)
+                slot.start(transport, "conversation", options, call_id)
+            finally:
+                slot.release()
+        except BaseException:  # nobody else knows this transport
+            await transport.close()
+            raise
+        self._transports[call_id] = transport
+        return call_id
 
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`. It needs no slot: a call has one listener at most, and ends it."""
@@ -160,6 +206,8 @@ class LocalNode:
         """See `MediaNode`."""
         if call_id in self._listeners:
             await self._listeners.hang_up(call_id)
+        elif call_id in self._offered:
+            await self._offered.pop(call_id)[0].close()
         else:
             await self.registry.get(call_id).hang_up()
 
@@ -194,6 +242,9 @@ class LocalNode:
         """See `MediaNode`."""
         await self.registry.close(timeout_seconds)
         await self._listeners.close()
+        for transport, _ in self._offered.values():
+            await transport.close()
+        self._offered.clear()
         self._resources.close()
         if self._recordings is not None:
             await asyncio.to_thread(self._recordings.close)

@@ -33,6 +33,15 @@ class OfferRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """A call that we make."""
+
+    call_id: str
+    host_addresses: tuple[str, ...]
+    options: CallOptions = DEFAULT_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
 class ListenRequest:
     """A validated offer of a peer that hears a running call's replies, in place of the call's own peer."""
 
@@ -133,6 +142,14 @@ class MediaNode(Protocol):
     async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
         """Start a call over a WebSocket, or join one that runs. Raises ServerFullError or NotReadyError for a new call,
         CallNotFoundError or SidebandLimitError for a sideband. Cancelled or failed, nothing is left behind."""
+
+    async def offer(self, request: OutgoingRequest) -> str:
+        """Our SDP offer for a call that we make; `accept_answer` or `hang_up` next. Raises NotReadyError,
+        ServerFullError or NetworkError."""
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """The validated answer to it: the call begins; its id. Raises CallNotFoundError, ServerFullError or
+        InvalidSdpError, and then there is no call any more."""
 
     async def listen(self, request: ListenRequest) -> Answer:
         """Let a peer hear a call. Its id is used like a call's for what follows. Raises CallNotFoundError,

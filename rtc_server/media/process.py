@@ -23,7 +23,17 @@ from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
 from .channels import WindowedChannel
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, NodeStatus, OfferRequest
+from .node import (
+    Answer,
+    Channel,
+    ChannelPeer,
+    ChannelRequest,
+    ListenRequest,
+    NodeLoad,
+    NodeStatus,
+    OfferRequest,
+    OutgoingRequest,
+)
 from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, SnapshotChanged, WorkerLoad
 
 log = logging.getLogger(__name__)
@@ -129,6 +139,18 @@ class ProcessNode:
             self._num_answering -= is_new
         channel.connect(call_id, _RemoteLine(number, self._write))
         return channel
+
+    async def offer(self, request: OutgoingRequest) -> str:
+        """See `MediaNode`."""
+        return str(await self._ask("offer", request))
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """See `MediaNode`."""
+        self._num_answering += 1
+        try:
+            return str(await self._ask("accept_answer", call_id, answer, new_call=str))
+        finally:
+            self._num_answering -= 1
 
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`."""

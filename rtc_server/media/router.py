@@ -28,6 +28,7 @@ from .node import (
     NodeLoad,
     NodeStatus,
     OfferRequest,
+    OutgoingRequest,
 )
 from .owners import Caller, CallOwners
 
@@ -117,6 +118,23 @@ class MediaRouter:
             raise
         self._remember(channel.call_id, node)
         return channel
+
+    async def offer(self, request: OutgoingRequest, caller: Caller) -> str:
+        """Let the least loaded node offer. Raises like `answer`."""
+        try:
+            with self.owners.admit(caller) as started:
+                node = self._choose(caller, request.options)
+                sdp = await node.offer(request)
+                started(request.call_id)
+        except ApiError as error:
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
+            raise
+        self._remember(request.call_id, node)
+        return sdp
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """See `MediaNode`."""
+        return await self._node(call_id).accept_answer(call_id, answer)
 
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`."""
