@@ -67,7 +67,7 @@ def require_port(address: str, port: int) -> None:
                 probe.bind((address, port))
             except OSError as error:
                 raise EdgeError(
-                    f"{address} port {port} cannot be used: {error.strerror}. Debian starts the proxy and the relay when "
+                    f"{address} port {port} cannot be used: {error.strerror}. Debian starts proxy and relay when "
                     f"it installs them; if it is that:\n  {STOP_SERVICES_COMMAND}"
                 ) from error
 
