@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fractions
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -51,7 +52,8 @@ class _PacketTrack(MediaStreamTrack):
             raise MediaStreamError
         loop = asyncio.get_running_loop()
         if self._start is None:
-            self._start = loop.time()
+            # The server's clock of this call started when it connected, and so would ours: always the same distance.
+            self._start = loop.time() + random.uniform(0.0, FRAME_SECONDS)
         await asyncio.sleep(max(0.0, self._start + self._frames * FRAME_SECONDS - loop.time()))
         if self._next < len(self._payloads):
             data = self._payloads[self._next]

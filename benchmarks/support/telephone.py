@@ -18,7 +18,6 @@ from typing import Any
 from .sip_words import Account, body_of, credentials, header, in_dialog, response, status_of
 from .tone_bursts import FRAME, FRAME_SECONDS, Heard
 
-TRANSACTION_SECONDS = 10.0
 RESEND_SECONDS = 0.5  # T1 of RFC 3261 17.1.1.2, doubled each time
 PAYLOAD_TYPE = 0  # PCMU
 
@@ -40,6 +39,8 @@ class Line:
     """Its own address."""
     edge: tuple[str, int]
     account: Account | None = None
+    patience_seconds: float = 10.0
+    """How long a request is repeated that nobody answers."""
 
     @property
     def user(self) -> str:
@@ -64,7 +65,8 @@ class TelephoneCall(asyncio.DatagramProtocol):
         self._ok = b""
         self._signaling: asyncio.DatagramTransport | None = None
         self._media: asyncio.DatagramTransport | None = None
-        self._remote: tuple[str, int] | None = None
+        self.remote: tuple[str, int] | None = None
+        """Where our media goes."""
         self._sequence = 0
 
     # -- sockets
@@ -115,7 +117,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
         self._send(in_dialog(ok, b"ACK", host, port, uuid.uuid4().hex[:12]))
         sdp = body_of(ok)
         address, rtp = re.search(rb"(?m)^c=IN IP4 ([\d.]+)", sdp), re.search(rb"(?m)^m=audio (\d+) ", sdp)
-        self._remote = None if address is None or rtp is None else (address[1].decode(), int(rtp[1]))
+        self.remote = None if address is None or rtp is None else (address[1].decode(), int(rtp[1]))
 
     async def reinvite(self, direction: str = "sendrecv") -> int:
         """Offer again within the call; the final status, 0 without one."""
@@ -164,7 +166,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
         """Send until it is answered; the final response, b"" without one."""
         loop = asyncio.get_running_loop()
         cseq = header(request, b"CSeq")
-        deadline, wait, is_known = loop.time() + TRANSACTION_SECONDS, RESEND_SECONDS, False
+        deadline, wait, is_known = loop.time() + self._line.patience_seconds, RESEND_SECONDS, False
         self._send(request)
         resend_at = loop.time() + wait
         while (now := loop.time()) < deadline:
@@ -197,7 +199,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
     async def say(self, payloads: Sequence[bytes]) -> None:
         """Send one payload every 20 ms. A short stall is caught up with."""
         assert self._media is not None
-        assert self._remote is not None, "the answer holds no address for media"
+        assert self.remote is not None, "the answer holds no address for media"
         loop = asyncio.get_running_loop()
         start = loop.time()
         for number, payload in enumerate(payloads):
@@ -205,7 +207,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
             head = struct.pack(
                 ">BBHII", 0x80, PAYLOAD_TYPE, self._sequence & 0xFFFF, self._sequence * FRAME & 0xFFFFFFFF, 0x7E1E
             )
-            self._media.sendto(head + payload, self._remote)
+            self._media.sendto(head + payload, self.remote)
             self.sent_at.append(loop.time())
             self._sequence += 1
 

@@ -162,6 +162,8 @@ async def serve(
                     if isinstance(node, ProcessNode):
                         node.start()
                 await _unless_ending(_warm_up(engine, router), lifecycle)
+                if context.telephony is not None:
+                    context.telephony.observe()
                 if engine.is_ready and router.is_ready:
                     on_ready(
                         ready_line(

@@ -22,6 +22,7 @@ from tests.support.namespaces import Namespace
 SENDER_PORT = 5080
 BATCH = 48
 PATIENCE_SECONDS = 1.2  # what was not answered until then was dropped
+PENDING_SECONDS = 6.0  # more for what is being worked on
 SETTLE_SECONDS = 0.3  # a second reply would have come until then
 
 
@@ -52,6 +53,9 @@ class Reply:
             return "dropped" in expected
         return all({str(status), f"{status // 100}xx"} & set(expected) for status in self.statuses)
 
+    is_pending: bool = False
+    """It was answered with a provisional response: somebody works on it."""
+
     def __str__(self) -> str:
         return f"{self.name}: {', '.join(map(str, self.statuses)) or 'dropped'}"
 
@@ -79,7 +83,9 @@ class _Sender:
         status = status_of(data)
         if status is None:
             self._on_request(data)
-        elif status >= 200:
+        elif status < 200:
+            self.reply.is_pending = True
+        else:
             if status not in self.reply.statuses and b" INVITE" in header(data, b"CSeq"):
                 self.reply.statuses.append(status)
                 self._acknowledge(data, status)
@@ -111,11 +117,15 @@ def exchange(messages: Sequence[tuple[str, bytes]], edge: tuple[str, int], netwo
                 selector.register(sender.socket, selectors.EVENT_READ, sender)
                 sender.send()
             deadline = time.monotonic() + PATIENCE_SECONDS
+            latest = deadline + PENDING_SECONDS
             while (left := deadline - time.monotonic()) > 0:
                 for key, _ in selector.select(left):
                     key.data.on_readable()
-                if all(sender.reply.statuses for sender in senders):
+                waiting = [sender.reply for sender in senders if not sender.reply.statuses]
+                if not waiting:
                     deadline = min(deadline, time.monotonic() + SETTLE_SECONDS)
+                elif any(reply.is_pending for reply in waiting):
+                    deadline = min(latest, max(deadline, time.monotonic() + PATIENCE_SECONDS))
             replies.extend(sender.reply for sender in senders)
     return replies
 

@@ -1,0 +1,50 @@
+"""Twenty telephones at once: each hears its own words again, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.support.telephone import Line, telephone_call
+from benchmarks.support.tone_bursts import bursts, share_returned
+from tests.support.namespaces import require_namespaces
+from tests.support.sip_stand import Stand, sip_stand
+
+NUM_CALLS = 20
+NUM_TONES = 6
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    require_namespaces("kamailio", "rtpengine")
+    with sip_stand({"server.echo_test": True, "server.max_calls": NUM_CALLS}) as made:
+        yield made
+
+
+def test_twenty_calls_at_once_have_media_both_ways(stand: Stand) -> None:
+    line = Line(stand.phone_address, stand.edge, stand.account)
+
+    async def one(number: int, is_ready: asyncio.Barrier) -> float:
+        payloads, _ = bursts(NUM_TONES)
+        async with telephone_call(line, f"sip:echo@{stand.edge[0]}") as call:
+            await is_ready.wait()
+            await asyncio.sleep(number * 0.013)  # no two of them say the same at the same time
+            await call.say(payloads)
+            await asyncio.sleep(0.5)
+            assert await call.hang_up() == 200
+            return share_returned(payloads, call.heard)
+
+    async def all_of_them() -> tuple[list[float], int]:
+        is_ready = asyncio.Barrier(NUM_CALLS + 1)
+        calls = [asyncio.create_task(one(number, is_ready)) for number in range(NUM_CALLS)]
+        await is_ready.wait()
+        held = await asyncio.to_thread(stand.num_calls)
+        return list(await asyncio.gather(*calls)), held
+
+    with stand.phone.entered():
+        shares, held = asyncio.run(all_of_them())
+    assert held == NUM_CALLS
+    assert shares == [1.0] * NUM_CALLS
+    stand.server.wait_for_calls(0)
