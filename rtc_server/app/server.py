@@ -165,6 +165,8 @@ async def serve(
                 if context.telephony is not None:
                     context.telephony.observe()
                 if engine.is_ready and router.is_ready:
+                    if context.telephony is not None:
+                        context.telephony.observe()  # before it is said that the server is ready
                     on_ready(
                         ready_line(
                             settings, engine, [server.sockets[0].getsockname()[1] for server in servers], open_to

@@ -198,7 +198,8 @@ class Leg:
 
     def refer(self, target: str) -> None:
         """RFC 3515."""
-        own = self.ua.lUri.getUrl().localStr((self._config["_sip_address"], self._config["_sip_port"]))
+        address = (self._config["_sip_address"], self._config["_sip_port"])
+        own = self.ua.lUri.getUrl().localStr((address, "udp"))
         headers = (header("Refer-To", f"<{target}>"), header("Referred-By", f"<{own}>"))
         request = self.ua.genRequest("REFER", extra_headers=headers)
         self.ua.newTransaction(request, resp_cb=self._on_refer_response)

@@ -46,6 +46,7 @@ OWNER = ("telephone",)
 """Whose incoming calls are; see `app.guard`."""
 ECHO_USER = "echo"
 """Calls to this name are echo tests, where `server.echo_test` is on."""
+STATE_EVENT = "rtc_server.sip.state"
 NOT_ACCEPTABLE, UNAVAILABLE, NO_ANSWER = 488, 503, 480
 
 
@@ -216,7 +217,9 @@ class SipService:
                 if leg is not None and leg.state is LegState.ANSWERED:
                     self._start(self._press(call_id, digit), call_id)
             case messages.Transfer(call_id, status_code):
-                self._transferred(call_id, status_code)
+                leg = self._legs.get(call_id)
+                if leg is not None and leg.state is LegState.ANSWERED:
+                    self._start(self._follow_transfer(leg, status_code), call_id)
             case _:
                 log.debug("not used", extra={"notice": notice.kind})
 
@@ -288,11 +291,15 @@ class SipService:
         with suppress(ApiError):  # it ended by itself, or its worker did
             await self._router.hang_up(call_id)
 
-    def _transferred(self, call_id: str, status_code: int) -> None:
-        leg = self._legs.get(call_id)
-        if leg is not None and 200 <= status_code < 300:  # RFC 3515: the peer has somebody else now
+    async def _follow_transfer(self, leg: _Leg, status_code: int) -> None:
+        """What the peer says of the call that it was asked to make (RFC 3515), as an event."""
+        call_id = leg.call_id
+        state = "transferring" if status_code < 200 else "transferred" if status_code < 300 else "transfer_failed"
+        with suppress(ApiError):  # over meanwhile
+            await self._router.tell(call_id, STATE_EVENT, {"state": state, "status_code": status_code})
+        if state == "transferred" and self._legs.get(call_id) is leg:  # the peer has somebody else now
             self._end(leg, messages.HangUp(call_id, "transferred"))
-            self._start(self._hang_up_media(call_id), call_id)
+            await self._hang_up_media(call_id)
 
     # --- inside
 
@@ -365,4 +372,6 @@ def _user_of(to: str) -> str:
 
 def _shown(name: str) -> str:
     """sippy writes all but the first letter of names that it does not know in lower case."""
-    return name if name in ("Call-ID", "CSeq") else "-".join(part.capitalize() for part in name.split("-"))
+    if name in ("Call-ID", "CSeq"):
+        return name
+    return "-".join("RTC" if part == "rtc" else part.capitalize() for part in name.lower().split("-"))

@@ -19,6 +19,9 @@ RUN_SECONDS = 120.0
 PAGES = {"browser_agents", "whip.html"}
 """Run in tests/clients/browser/test_examples_in_pages.py."""
 
+TELEPHONE = {"answer_calls.py"}
+"""Run in tests/sip/test_control.py."""
+
 RAN = {"aiortc_talk.py", "curl.sh", "node_agents.mjs", "node_openai.mjs", "python_openai.py"}
 
 
@@ -95,6 +98,6 @@ def test_curl(packages: NpmClients, stock_server: ServerProcess) -> None:
 
 def test_every_example_is_run_and_listed() -> None:
     shown = {path.name for path in EXAMPLES.iterdir()} - {"README.md", "question.wav", "node_modules"}
-    assert shown == RAN | PAGES
+    assert shown == RAN | PAGES | TELEPHONE
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [name for name in shown if f"({name}" not in listed] == []
