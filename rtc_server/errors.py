@@ -42,6 +42,7 @@
                 ├── ServerFullError           server_full
                 ├── NotReadyError             not_ready
                 ├── DrainingError             draining
+                ├── WebhookError              webhook_failed
                 └── NetworkError              no_media_port
 
 A wrong argument inside the program is a ValueError; anything else that goes wrong is a bug: it ends its call,
@@ -67,6 +68,10 @@ class ConfigError(RtcServerError):
 
 class CertificateError(RtcServerError):
     """The TLS certificate cannot be made, read or safely replaced. The message says what to do."""
+
+
+class EdgeError(RtcServerError):
+    """The SIP proxy or the media relay does not start, or has ended."""
 
 
 class EngineError(RtcServerError):
@@ -345,6 +350,12 @@ class DrainingError(UnavailableError):
     """The server ends soon: it finishes the calls that it has and takes no others."""
 
     code = "draining"
+
+
+class WebhookError(UnavailableError):
+    """The application that answers telephone calls could not be told of one."""
+
+    code = "webhook_failed"
 
 
 class NetworkError(UnavailableError):

@@ -32,6 +32,7 @@ LABELS: dict[str, frozenset[str]] = {
                 "too_many_connections",
                 "resume_not_found",
                 "settings_refused",
+                "webhook_failed",
                 OTHER,
             ),
         }
@@ -46,7 +47,7 @@ LABELS: dict[str, frozenset[str]] = {
     "outcome": frozenset(
         {
             *("used", "resumed", "restarted", "stale", "failed", "unwanted", "committed", "cleared", "replaced"),
-            *("backchannel", "not_found"),
+            *("backchannel", "not_found", "delivered"),
         }
     ),
     "direction": frozenset({"in", "out"}),
@@ -135,6 +136,15 @@ PLAYOUT_UNDERRUNS = Counter(
 MEDIA_WORKER_RESTARTS = Counter(
     "rtc_server_media_worker_restarts", "Media workers lost and started again.", registry=REGISTRY
 )
+# --- telephone calls
+
+WEBHOOKS = Counter(
+    "rtc_server_webhooks",
+    "Applications told of telephone calls that ring, by outcome: delivered, failed.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+
 # --- recordings
 
 RECORDINGS = Gauge("rtc_server_recordings", "Calls that are being recorded.", registry=REGISTRY)
@@ -308,6 +318,8 @@ for _counter, _label in ((CALLS_ENDED, "reason"), (CALLS_REFUSED, "code"), (RESP
         _counter.labels(_value)
 for _value in ("disk_full", "disk_error", "too_slow", "internal_error"):
     RECORDING_FAILURES.labels(_value)
+for _value in ("delivered", "failed"):
+    WEBHOOKS.labels(_value)
 
 
 def exposition() -> bytes:

@@ -24,6 +24,11 @@ def default_config_file() -> Path:
     return _first(_CHECKOUT / "config" / "server.toml", _PACKAGE / "_config" / "server.toml")
 
 
+def sip_dir() -> Path:
+    """The folder with what ships for the telephone edge, such as `kamailio.cfg`."""
+    return _first(_CHECKOUT / "deploy" / "sip", _PACKAGE / "_sip")
+
+
 def models_dir(settings: Settings) -> Path:
     """The folder with the embedded models' files: `models.cache_dir`, or the platform's cache."""
     return Path(settings.models.cache_dir).expanduser() if settings.models.cache_dir else default_models_dir()

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from rtc_server.app.webhook_signature import parse_secrets
 from rtc_server.cli.app import app
 from rtc_server.cli.models import needed_weights
 from rtc_server.config import Settings, settings_keys
 
-COMMANDS = ("serve", "call", "models", "certs", "keys", "recordings", "config", "doctor")
+COMMANDS = ("serve", "call", "models", "certs", "keys", "recordings", "sip", "config", "doctor")
 START_TIMEOUT_SECONDS = 60.0
 
 
@@ -215,6 +216,20 @@ def test_keys_are_made_listed_and_removed(tmp_path: Path) -> None:
     assert row["name"] == "phone"
     assert run("keys", "remove", "phone", "--file", str(file)).exit_code == 0
     assert json.loads(run("keys", "list", "--file", str(file), "--json").output) == []
+
+
+def test_a_webhook_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    made = run("sip", "secret", str(file))
+    assert made.exit_code == 0, made.output
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text(encoding="ascii")
+    assert len(parse_secrets(text)) == 1
+    assert text.strip() not in made.output
+    again = run_program("sip", "secret", str(file))
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    assert file.read_text(encoding="ascii") == text
 
 
 def test_keys_go_into_the_configured_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

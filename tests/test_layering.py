@@ -135,6 +135,7 @@ PURE = (
     "rtc_server.limits",
     "rtc_server.media.owners",
     "rtc_server.app.secret_table",
+    "rtc_server.app.webhook_signature",
     "rtc_server.app.origins",
     *("rtc_server.inference.ray.routing", "rtc_server.inference.ray.scaling", "rtc_server.inference.ray.messages"),
     "model.opens2s.config",

@@ -6,21 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server.errors import CallNotFoundError, CallNotRingingError, InvalidParameterError, UnsupportedMediaTypeError
+from rtc_server.errors import InvalidParameterError, UnsupportedMediaTypeError
 from rtc_server.media.node import CallKind
 from rtc_server.transports.fragments import read_fragment
 
 from .context import CONTEXT
 from .forms import read_form
-from .offers import (
-    OfferTaker,
-    call_options,
-    read_json,
-    read_json_object,
-    require_echo_test,
-    resumable,
-    session_of,
-)
+from .offers import OfferTaker, call_options, read_json, require_echo_test, resumable
+from .telephone import dial, hang_up_call
 
 routes = web.RouteTableDef()
 
@@ -31,7 +24,9 @@ FORM_PARTS = ("sdp", "session")
 @routes.post("/v1/realtime")
 async def create_call(request: web.Request) -> web.Response:
     """An SDP offer, raw or as a form with the session beside it -> 201, the answer, and the call's address in
-    `Location`. `/v1/realtime` is what older clients ask."""
+    `Location`. `/v1/realtime` is what older clients ask. With JSON, a call to somebody's telephone: see `telephone`."""
+    if request.content_type == "application/json":
+        return await dial(request)
     return await _create(request, "conversation")
 
 
@@ -64,57 +59,15 @@ async def update_call(request: web.Request) -> web.Response:
 @routes.post("/v1/realtime/calls/{call_id}/hangup")
 async def hang_up(request: web.Request) -> web.Response:
     """End a call: 200, or 404 when there is none."""
-    await request.app[CONTEXT].router.hang_up(request.match_info["call_id"])
+    await hang_up_call(request, request.match_info["call_id"])
     return web.Response()
 
 
 @routes.delete("/v1/realtime/calls/{call_id}")
 async def delete_call(request: web.Request) -> web.Response:
     """The same as hangup."""
-    await request.app[CONTEXT].router.hang_up(request.match_info["call_id"])
+    await hang_up_call(request, request.match_info["call_id"])
     return web.Response()
-
-
-# --- telephone calls: there are none yet, so no call can ring
-
-
-@routes.post("/v1/realtime/calls/{call_id}/accept")
-async def accept_call(request: web.Request) -> web.Response:
-    """Answer a ringing call with a session."""
-    _require_call(request)
-    session_of(request, read_json_object(await request.read()))
-    raise _not_ringing()
-
-
-@routes.post("/v1/realtime/calls/{call_id}/reject")
-async def reject_call(request: web.Request) -> web.Response:
-    """Refuse a ringing call with a SIP status, 603 without a body."""
-    _require_call(request)
-    body = await request.read()
-    status = read_json_object(body).get("status_code", 603) if body.strip() else 603
-    if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 699:
-        raise InvalidParameterError("status_code must be a SIP status from 400 to 699.", param="status_code")
-    raise _not_ringing()
-
-
-@routes.post("/v1/realtime/calls/{call_id}/refer")
-async def refer_call(request: web.Request) -> web.Response:
-    """Hand a call over to somebody else."""
-    _require_call(request)
-    target = read_json_object(await request.read()).get("target_uri")
-    if not isinstance(target, str) or not target.startswith(("tel:", "sip:", "sips:")) or len(target) > 512:
-        raise InvalidParameterError("target_uri must be a 'tel:' or 'sip:' address.", param="target_uri")
-    raise _not_ringing()
-
-
-def _require_call(request: web.Request) -> None:
-    call_id = request.match_info["call_id"]
-    if not request.app[CONTEXT].router.carries(call_id):
-        raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
-
-
-def _not_ringing() -> CallNotRingingError:
-    return CallNotRingingError("This is no telephone call that rings; it runs already, over WebRTC.")
 
 
 # --- making calls

@@ -16,6 +16,7 @@ from rtc_server.sip.service import SipService
 from .lifecycle import Lifecycle
 from .live_settings import Change
 from .tls import ServedCertificate
+from .webhook import IncomingCallWebhook
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class AppContext:
     """None: sessions end with their calls."""
     telephony: SipService | None = None
     """None: there are no telephone calls."""
+    webhook: IncomingCallWebhook | None = None
+    """Who is told of those that ring; None: they are answered at once."""
 
 
 CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

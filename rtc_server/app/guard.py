@@ -14,7 +14,6 @@ from rtc_server import metrics
 from rtc_server.config import Settings
 from rtc_server.errors import (
     ApiError,
-    CallNotFoundError,
     ForbiddenError,
     OriginNotAllowedError,
     RateLimitedError,
@@ -22,13 +21,12 @@ from rtc_server.errors import (
     UnauthorizedError,
 )
 from rtc_server.limits import Rate, RateLimiter, address_key, retry_after
-from rtc_server.media.owners import controls
 
 from .auth import Authenticator, Visitor, credential_of
 from .context import CONTEXT
 from .cors import add_cors_headers, add_options_headers, is_preflight, methods_of
 from .middleware import Handler
-from .principal import PRINCIPAL, Principal
+from .principal import PRINCIPAL, Principal, check_control
 
 UNLIMITED = frozenset({"/", "/status", "/static", "/healthz", "/readyz"})
 """The pages and the probes, by the pattern of their route: open to everybody, however often they are asked for."""
@@ -146,11 +144,8 @@ class Guard:
 
     def _check_calls(self, request: web.Request, principal: Principal) -> None:
         """A call that the path or `?call_id=` names must be the principal's own."""
-        owners = request.app[CONTEXT].router.owners
         for call_id in (*request.match_info.values(), *request.query.getall("call_id", [])):
-            owner = owners.of(call_id)
-            if owner is not None and not controls(principal.owner, owner):
-                raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
+            check_control(request, principal, call_id)
 
 
 GUARD: web.AppKey[Guard] = web.AppKey("guard", Guard)

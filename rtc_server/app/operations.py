@@ -11,6 +11,11 @@ from .openapi import ANY_JSON, ERROR, FRAGMENT, HTML, PROBLEM, SDP, SESSION, TEX
 from .status_schema import STATUS
 
 SDP_ANSWER = Reply("The answer; `Location` is the call's address.", SDP, ("Location", "Resume-Token"))
+CALL_MADE = Reply(
+    "The answer, or the `call_id` of a telephone call that rings; `Location` is the call's address.",
+    {**SDP, **ANY_JSON},
+    ("Location", "Resume-Token"),
+)
 OFFER_ERRORS = (400, 404, 415, 503)
 CALL_ERRORS = (400, 404, 410, 503)
 FORM: Content = {
@@ -20,6 +25,13 @@ FORM: Content = {
         "required": ["sdp"],
         "properties": {"sdp": {"type": "string"}, "session": SESSION},
     },
+}
+DIAL: Content = {
+    "application/json": {
+        "type": "object",
+        "required": ["target_uri"],
+        "properties": {"target_uri": {"type": "string"}, "session": SESSION},
+    }
 }
 JSON_OFFER: Content = {
     "application/json": {
@@ -93,8 +105,8 @@ REFUSAL: Content = {**PROBLEM, **ERROR}
 _realtime = partial(Operation, tag="realtime")
 _create = partial(
     _realtime,
-    replies={201: SDP_ANSWER},
-    body=FORM,
+    replies={201: CALL_MADE},
+    body={**FORM, **DIAL},
     errors=OFFER_ERRORS,
     query={"model": "a model name", **RESUME},
     headers=BETA,
@@ -106,7 +118,8 @@ _server = partial(Operation, tag="server", is_ours=True)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/realtime/calls"): _create(
-        summary="make a WebRTC call: a raw SDP offer, or a form with `sdp` and `session`"
+        summary="make a WebRTC call: a raw SDP offer, or a form with `sdp` and `session`; "
+        "with JSON (ours) call the telephone `target_uri`"
     ),
     ("POST", "/v1/realtime"): _create(summary="the same, for older clients"),
     ("GET", "/v1/realtime"): _realtime(
@@ -137,20 +150,23 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         summary="end a call", replies={200: Reply("The call is over.")}, errors=CALL_ERRORS
     ),
     ("POST", "/v1/realtime/calls/{call_id}/accept"): _realtime(
-        summary="answer a ringing SIP call: 409, there are none yet",
-        replies={},
+        summary="answer a ringing telephone call with a session; then it belongs to who accepted it",
+        replies={200: Reply("The call is answered.")},
         body=SESSION_BODY,
         errors=(*CALL_ERRORS, 409),
     ),
     ("POST", "/v1/realtime/calls/{call_id}/reject"): _realtime(
-        summary="refuse a ringing SIP call: as above",
-        replies={},
+        summary="refuse a ringing telephone call with a SIP status, 603 without one",
+        replies={200: Reply("The call is over.")},
         body=STATUS_CODE,
         errors=(*CALL_ERRORS, 409),
         body_required=False,
     ),
     ("POST", "/v1/realtime/calls/{call_id}/refer"): _realtime(
-        summary="hand a SIP call over: as above", replies={}, body=TARGET, errors=(*CALL_ERRORS, 409)
+        summary="ask a telephone call's peer to call somebody of `sip.refer_targets` instead",
+        replies={200: Reply("The peer was asked; events tell what comes of it.")},
+        body=TARGET,
+        errors=(*CALL_ERRORS, 409),
     ),
     ("POST", "/v1/realtime/client_secrets"): _realtime(
         summary="make an ephemeral key, with a session bound to it",

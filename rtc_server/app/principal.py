@@ -10,6 +10,7 @@ from aiohttp import web
 from rtc_server.errors import CallNotFoundError, ForbiddenError
 from rtc_server.media.owners import Caller, Owner, controls
 from rtc_server.realtime.session import SessionConfig
+from rtc_server.sip.service import OWNER as TELEPHONE
 
 from .context import CONTEXT
 
@@ -45,6 +46,16 @@ class Principal:
         return self.is_operator or (self.kind == "anonymous" and self.is_local)
 
     @property
+    def may_dial(self) -> bool:
+        """Call telephones: with an API key, or on this machine while there is none. It costs money."""
+        return self.kind == "key" or (self.kind == "anonymous" and self.is_local)
+
+    def may_control(self, owner: Owner) -> bool:
+        """Calls of that owner. A telephone call that nobody has accepted yet is everybody's who could use the server
+        for good; whoever accepts it owns it."""
+        return controls(self.owner, owner) or (owner == TELEPHONE and self.may_mint)
+
+    @property
     def may_read_metrics(self) -> bool:
         return self.kind == "key" or (self.kind == "anonymous" and self.is_local)
 
@@ -70,10 +81,26 @@ def require_operator(request: web.Request) -> None:
         )
 
 
+def require_dialling(request: web.Request) -> None:
+    """Raises ForbiddenError."""
+    if not request[PRINCIPAL].may_dial:
+        raise ForbiddenError(
+            "Telephones are called with an API key, or from the server's own machine while it has no keys."
+        )
+
+
 def require_control(request: web.Request, call_id: str) -> None:
     """The principal may control this call. Ids in the path and in `?call_id=` are checked already, before the handler.
 
     Raises CallNotFoundError for somebody else's call; calls that are not known are left to the router."""
-    owner = request.app[CONTEXT].router.owners.of(call_id)
-    if owner is not None and not controls(request[PRINCIPAL].owner, owner):
+    check_control(request, request[PRINCIPAL], call_id)
+
+
+def check_control(request: web.Request, principal: Principal, call_id: str) -> None:
+    """The same for a principal that is not the request's yet."""
+    context = request.app[CONTEXT]
+    owner = context.router.owners.of(call_id)
+    if owner is None and context.telephony is not None and context.telephony.carries(call_id):
+        owner = TELEPHONE  # it rings: no node knows it yet
+    if owner is not None and not principal.may_control(owner):
         raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")

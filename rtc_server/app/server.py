@@ -38,7 +38,7 @@ from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
 from rtc_server.sip.service import SipService
 
-from . import admin, calls, client_secrets, health, pipecat, realtime_ws, status, whip
+from . import admin, calls, client_secrets, health, pipecat, realtime_ws, status, telephone, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import GUARD, Guard, guarded, install
@@ -50,6 +50,7 @@ from .reload import Reloader
 from .systemd import Notifier
 from .tls import ServedCertificate
 from .upkeep import keep_up
+from .webhook import IncomingCallWebhook
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,8 @@ async def serve(
                     if isinstance(node, ProcessNode):
                         node.start()
                 await _unless_ending(_warm_up(engine, router), lifecycle)
+                if context.telephony is not None:
+                    context.telephony.observe()
                 if engine.is_ready and router.is_ready:
                     on_ready(
                         ready_line(
@@ -175,6 +178,8 @@ async def serve(
             finally:
                 if context.telephony is not None:
                     await context.telephony.close()
+                if context.webhook is not None:
+                    await context.webhook.close()
                 await router.close(context.settings.server.shutdown_timeout_seconds)
                 await engine.close()
                 for task in always:
@@ -220,14 +225,18 @@ class EndedCalls:
 
 
 def create_telephony(context: AppContext, tasks: asyncio.TaskGroup) -> SipService:
-    """Telephone calls, not started yet. Raises ConfigError where the extra is not installed."""
+    """Telephone calls, not started yet. Raises ConfigError where the extra is not installed, or the webhook's secret
+    cannot be used."""
     router = context.router
-    return SipService(
+    context.webhook = webhook = IncomingCallWebhook.of(context.settings.sip, lambda call_id: telephony.rings(call_id))
+    telephony = SipService(
         context.settings,
         router,
         tasks,
         is_ready=lambda: context.engine.is_ready and router.is_ready and not router.is_draining,
+        on_incoming=None if webhook is None else webhook.tell,
     )
+    return telephony
 
 
 def _handing_over(router: MediaRouter, elsewhere: HandOver | None) -> HandOver:
@@ -254,6 +263,7 @@ def create_app(context: AppContext) -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     app[pipecat.STARTED] = pipecat.StartedSessions()
     app.add_routes(calls.routes)
+    app.add_routes(telephone.routes)
     app.add_routes(client_secrets.routes)
     app.add_routes(realtime_ws.routes)
     app.cleanup_ctx.append(realtime_ws.parser_pool)

@@ -48,6 +48,7 @@ from .intents import (
     SubmitRequest,
     TurnAnswered,
 )
+from .keypad import Keypad, entry_text
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
 from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
 from .snapshot_timer import SaveSnapshot, SnapshotTimer
@@ -158,6 +159,7 @@ class Call:
             append_audio=self._append_audio if has_socket else None,
             decode_clip=self._wire.decode_clip,
             record=None if recordings is None else self._record,
+            send_digits=transport.send_digits,
             max_bytes=MAX_SOCKET_MESSAGE_BYTES if has_socket else MAX_MESSAGE_BYTES,
         )
         self._dialect_name = options.dialect
@@ -173,6 +175,8 @@ class Call:
         self._sidebands: list[EventObserver] = []
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
+        self._keypad = Keypad()
+        self._keypad_timer: asyncio.TimerHandle | None = None
         self._underruns = 0
         self.played_frames = 0
         """Frames of replies that were sent, 20 ms each."""
@@ -192,8 +196,9 @@ class Call:
         except TimeoutError:
             reason = "time_limit"
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._keypad_timer):
+                if timer is not None:
+                    timer.cancel()
             self._is_over = True
             self._judge.close()
             if self._snapshots is not None:
@@ -306,6 +311,12 @@ class Call:
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
         self._drain()
 
+    def on_digit(self, digit: str, now: float) -> None:
+        if not self._keypad.press(digit, now):
+            return
+        self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
+        self._enter_keys(now)
+
     def on_message(self, data: str | bytes, now: float) -> None:
         if isinstance(data, bytes) and self._transport.carries_audio_in_events:
             self._append_audio(data)
@@ -318,6 +329,25 @@ class Call:
             self._receive(event, now)
         if inbound.ends_call and self._leaving is None:
             self._leaving = asyncio.create_task(self.hang_up(), name=f"leaving-{self.call_id}")
+
+    def _enter_keys(self, now: float) -> None:
+        """Keys that belong together go into the conversation, where the operator wants that."""
+        if self._keypad_timer is not None:
+            self._keypad_timer.cancel()
+            self._keypad_timer = None
+        keys, deadline = self._keypad.take(now), self._keypad.next_deadline()
+        if deadline is not None:
+            self._keypad_timer = asyncio.get_running_loop().call_at(deadline, self._on_keys_over)
+        if keys is not None and self._settings.session.dtmf_to_model:
+            self._client_events.enter_text(entry_text(keys), now)
+            self._drain()
+
+    def _on_keys_over(self) -> None:
+        self._keypad_timer = None
+        try:
+            self._enter_keys(asyncio.get_running_loop().time())
+        except Exception as error:  # called by the event loop, which would only log it
+            self._transport.abort(error)
 
     @property
     def is_behind(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rtc_server.realtime.conversation import Item
 from rtc_server.realtime.events import (
     MAX_MESSAGE_BYTES,
     ClientEvent,
+    DtmfSend,
     InputAudioAppend,
     InputAudioClear,
     InputAudioCommit,
@@ -44,7 +46,8 @@ class ClientEvents:
 
     `append_audio` takes sound in the session's input format; None on connections whose sound comes as media.
     `decode_clip` turns the sound of an item, in that format, into int16 mono 16 kHz; `record(wanted, now)` starts and
-    stops recording or raises ProtocolError, None where the server does not record."""
+    stops recording or raises ProtocolError, None where the server does not record; `send_digits` is that of the
+    transport."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class ClientEvents:
         append_audio: Callable[[bytes], None] | None = None,
         decode_clip: Callable[[bytes], Pcm16] | None = None,
         record: Callable[[bool, float], None] | None = None,
+        send_digits: Callable[[str, int, int], bool] | None = None,
         max_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._core = core
@@ -65,6 +69,7 @@ class ClientEvents:
         self._append_audio = append_audio
         self._decode_clip = decode_clip or pcm_clip
         self._record = record
+        self._send_digits = send_digits
         self._max_bytes = max_bytes
 
     def opening(self) -> list[Event]:
@@ -130,7 +135,30 @@ class ClientEvents:
                 if self._record is None:
                     raise ProtocolError("recording_not_enabled", "This server does not record calls.", param="type")
                 self._record(isinstance(event, RecordingStart), now)
+            case DtmfSend(digits=digits, duration_ms=duration_ms, gap_ms=gap_ms):
+                self._press(digits, duration_ms, gap_ms)
         return []
+
+    def enter_text(self, text: str, now: float) -> None:
+        """Words of the user that nobody spoke: into the conversation, and answered if turns are. They end a reply."""
+        core = self._core
+        detection = core.session.audio.input.turn_detection
+        is_answered = core.session.answers and detection is not None and detection.create_response
+        if is_answered:
+            core.interrupt("turn_detected", now)
+        core.add_item(Item(self._new_id("item"), "user", "input_text", text), None, None, now)
+        if is_answered:
+            with suppress(ProtocolError):  # too many responses: the words stand there, and the next one sees them
+                core.create_response(ResponseCreate(type="response.create"), now, self._decode)
+
+    def _press(self, digits: str, duration_ms: int, gap_ms: int) -> None:
+        try:
+            is_taken = self._send_digits is not None and self._send_digits(digits, duration_ms, gap_ms)
+        except ValueError as error:
+            raise ProtocolError("invalid_value", str(error), param="digits") from error
+        if not is_taken:
+            message = "The peer takes no keys: it did not offer 'telephone-event' at the rate of its voice."
+            raise ProtocolError("dtmf_not_negotiated", message, param="type")
 
     def _decode(self, source: MessageItem) -> Pcm16 | None:
         """The sound of a client's message; None when it has none."""

@@ -90,6 +90,9 @@ class EchoCall:
         self._detect(pcm)
         self._queue.push(pcm, now)
 
+    def on_digit(self, digit: str, now: float) -> None:
+        """Nobody to tell."""
+
     def on_message(self, data: str | bytes, now: float) -> None:
         refusal = ProtocolError("invalid_event", "This call is an echo test; it takes no events.")
         self._transport.send_event(self._events.error(refusal))

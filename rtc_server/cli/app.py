@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import call, certs, check, cluster, config, doctor, keys, loadtest, models, recordings, serve, top
+from . import call, certs, check, cluster, config, doctor, keys, loadtest, models, recordings, serve, sip, top
 
 EPILOG = """
 First steps:
@@ -59,5 +59,6 @@ app.add_typer(models.app, name="models")
 app.add_typer(certs.app, name="certs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(recordings.app, name="recordings")
+app.add_typer(sip.app, name="sip")
 app.command("config", epilog=config.EPILOG)(config.config)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

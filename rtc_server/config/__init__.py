@@ -3,7 +3,7 @@
 Every key has a type, a range, a default and a sentence; `config/server.toml` and `docs/configuration.md` are
 written from them (`python -m scripts.configuration`). Values come from the command line, then the environment,
 then the file, then the defaults; `explain` tells which. The sections are in `server`, `engine`, `calls`,
-`recording` and `sip`.
+`recording`, `sip` and `sip_edge`.
 """
 
 from .calls import AudioSection, SessionSection, TurnsSection, WebRtcSection
@@ -20,6 +20,7 @@ from .server import (
     TracingSection,
 )
 from .sip import SipSection
+from .sip_edge import SipEdgeSection
 from .sources import (
     COMMAND_LINE,
     DEFAULT,
@@ -53,6 +54,7 @@ __all__ = [
     "SessionSection",
     "Settings",
     "SettingsKey",
+    "SipEdgeSection",
     "SipSection",
     "SystemSection",
     "TracingSection",

@@ -20,6 +20,8 @@ class SessionSection(Section):
     """Responses that one call may ask for, at once and per minute; spoken turns count and are always answered."""
     kept_audio_seconds: float = Field(60.0, ge=0.0, le=3_600.0)
     """Sound of each call that is kept for `conversation.item.retrieve`; about 40 KB per second."""
+    dtmf_to_model: bool = False
+    """Put the keys that a caller presses into the conversation, once "#" or 2.5 s end the entry, and answer them."""
     resume_seconds: float = Field(90.0, ge=0.0, le=3_600.0)
     """How long the session of a lost call can be gone on with (`?resume=`); 0 = off, and nothing is kept."""
 

@@ -34,6 +34,7 @@ from .server import (
     TracingSection,
 )
 from .sip import SipSection
+from .sip_edge import SipEdgeSection
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -64,6 +65,7 @@ class Settings(BaseModel):
     audio: AudioSection = AudioSection()
     recording: RecordingSection = RecordingSection()
     sip: SipSection = SipSection()
+    sip_edge: SipEdgeSection = SipEdgeSection()
     system: SystemSection = SystemSection()
     logging: LoggingSection = LoggingSection()
     tracing: TracingSection = TracingSection()

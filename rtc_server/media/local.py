@@ -142,6 +142,10 @@ class LocalNode:
             await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
         return answer
 
+    async def press(self, call_id: str, digit: str) -> None:
+        """See `MediaNode`."""
+        self.registry.get(call_id).on_digit(digit, asyncio.get_running_loop().time())
+
     async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `MediaNode`."""
         call = self.registry.get(call_id)

@@ -142,6 +142,9 @@ class MediaNode(Protocol):
         """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
         CallNotFoundError or InvalidSdpError."""
 
+    async def press(self, call_id: str, digit: str) -> None:
+        """The peer of a call pressed a key that its signaling tells. Raises CallNotFoundError."""
+
     async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
         """Send an event of ours ("rtc_server.sip.state") to everybody who follows a call; an echo test has nobody.
         Raises CallNotFoundError."""

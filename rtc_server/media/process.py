@@ -146,6 +146,10 @@ class ProcessNode:
         """See `MediaNode`."""
         return str(await self._ask_about(call_id, "renegotiate", offer))
 
+    async def press(self, call_id: str, digit: str) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "press", digit)
+
     async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `MediaNode`."""
         await self._ask_about(call_id, "tell", kind, dict(fields))

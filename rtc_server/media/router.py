@@ -135,6 +135,10 @@ class MediaRouter:
         """See `MediaNode`."""
         return await self._node(call_id).renegotiate(call_id, offer)
 
+    async def press(self, call_id: str, digit: str) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).press(call_id, digit)
+
     async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `MediaNode`."""
         await self._node(call_id).tell(call_id, kind, fields)

@@ -43,6 +43,9 @@ CLIENT_EVENTS: dict[str, Support] = {
         "partial", "everything but prompt, reasoning, and a sound format other than the session's"
     ),
     "response.cancel": FULL,
+    "rtc_server.dtmf.send": Support(
+        "ours", "press keys of a telephone: `digits`, and `duration_ms` and `gap_ms` of 40 to 1000"
+    ),
     "rtc_server.recording.start": Support("ours", "record this call, where the server records those that ask for it"),
     "rtc_server.recording.stop": Support("ours", "record no more of it; what was recorded is kept"),
     "transcription_session.update": Support("refused", "use session.update in a session of type transcription"),
@@ -69,7 +72,9 @@ SERVER_EVENTS: dict[str, Support] = {
     "input_audio_buffer.committed": FULL,
     "input_audio_buffer.cleared": FULL,
     "input_audio_buffer.timeout_triggered": FULL,
-    "input_audio_buffer.dtmf_event_received": Support("refused", "not yet: it comes with SIP"),
+    "input_audio_buffer.dtmf_event_received": Support(
+        "supported", "a key of a telephone, or of a browser's `insertDTMF`"
+    ),
     "output_audio_buffer.started": Support("supported", "WebRTC: the first packet of the reply leaves"),
     "output_audio_buffer.stopped": Support("supported", "WebRTC: the last one has left"),
     "output_audio_buffer.cleared": Support("supported", "WebRTC: not one sample of the reply leaves after it"),
@@ -93,6 +98,8 @@ SERVER_EVENTS: dict[str, Support] = {
     "rtc_server.recording.started": Support("ours", "the call is recorded from now on: see recording.md"),
     "rtc_server.recording.stopped": Support("ours", "it is not recorded any more, and why"),
     "rtc_server.turn.metrics": Support("ours", "where each millisecond between question and answer went"),
+    "rtc_server.call.held": Support("ours", "the peer put the call on hold; the reply waits"),
+    "rtc_server.call.resumed": Support("ours", "it took the call off hold; the reply goes on"),
     "rtc_server.server.draining": Support("ours", "the server ends in `seconds_left`; connect to another one"),
 }
 

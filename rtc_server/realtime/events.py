@@ -138,6 +138,13 @@ class RecordingStop(_ClientEvent):
     type: Literal["rtc_server.recording.stop"]
 
 
+class DtmfSend(_ClientEvent):
+    type: Literal["rtc_server.dtmf.send"]
+    digits: str = Field(pattern=r"^[0-9*#A-D]{1,64}$")
+    duration_ms: int = Field(100, ge=40, le=1_000)
+    gap_ms: int = Field(100, ge=40, le=1_000)
+
+
 ClientEvent: TypeAlias = (
     SessionUpdate
     | ItemCreate
@@ -152,6 +159,7 @@ ClientEvent: TypeAlias = (
     | InputAudioCommit
     | RecordingStart
     | RecordingStop
+    | DtmfSend
 )
 _ADAPTER: TypeAdapter[ClientEvent] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
 

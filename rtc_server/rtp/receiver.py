@@ -25,6 +25,7 @@ from .statistics import ReceptionStatistics
 from .telephone_event import Digit, TelephoneEvents
 
 FRAME = INPUT_SAMPLE_RATE // 50
+LOST_END_SECONDS = 0.5  # packets of a key come every 20 to 50 ms
 FRAME_SECONDS = 0.02
 MAX_WAIT_SECONDS = 0.06  # for a hole: three frames; later than this a listener hears the delay more than the loss
 MAX_HELD = 64  # packets behind a hole: more than a second, a sender that repeats nonsense
@@ -95,6 +96,7 @@ class AudioReceiver:
         self._on_digit = on_digit
         self._decoders: dict[int, AudioDecoder] = {}
         self._events: dict[int, TelephoneEvents] = {}
+        self._pressed_at: float | None = None  # when the latest packet of a key came; None once all keys are told
         self.on_payload: Callable[[PayloadFormat, int, bytes], None] | None = None
         """Gets every payload that was decoded, in order: its format, its timestamp and itself. RED is unwrapped, and
         what only its copies held is there too."""
@@ -282,6 +284,16 @@ class AudioReceiver:
         self._next = first
         self._release(now)
 
+    def flush_digits(self, now: float) -> None:
+        """Tell the key whose end never came. Call it now and then."""
+        if self._pressed_at is None or now < self._pressed_at + LOST_END_SECONDS:
+            return
+        self._pressed_at = None
+        for events in self._events.values():
+            for digit in events.flush():
+                if self._on_digit is not None:
+                    self._on_digit(digit)
+
     # --- audio
 
     def _take(self, item: _Packet, now: float) -> None:
@@ -290,6 +302,7 @@ class AudioReceiver:
         name = payload_format.name
         if name == "telephone-event":
             events = self._events.setdefault(item.payload_type, TelephoneEvents(payload_format.clock_rate))
+            self._pressed_at = now
             for digit in events.receive(item.timestamp, item.payload):
                 if self._on_digit is not None:
                     self._on_digit(digit)

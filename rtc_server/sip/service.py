@@ -211,6 +211,10 @@ class SipService:
                 self._over(call_id, reason, status_code)
             case messages.Dropped(reason, count):
                 metrics.SIP_MESSAGES_DROPPED.labels(metrics.bounded("drop", reason)).inc(count)
+            case messages.Pressed(call_id, digit):
+                leg = self._legs.get(call_id)
+                if leg is not None and leg.state is LegState.ANSWERED:
+                    self._start(self._press(call_id, digit), call_id)
             case messages.Transfer(call_id, status_code):
                 self._transferred(call_id, status_code)
             case _:
@@ -275,6 +279,10 @@ class SipService:
         log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
         if was_answered:
             self._start(self._hang_up_media(call_id), call_id)
+
+    async def _press(self, call_id: str, digit: str) -> None:
+        with suppress(ApiError):  # over meanwhile
+            await self._router.press(call_id, digit)
 
     async def _hang_up_media(self, call_id: str) -> None:
         with suppress(ApiError):  # it ended by itself, or its worker did

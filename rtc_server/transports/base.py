@@ -29,6 +29,9 @@ class MediaSink(Protocol):
     def on_message(self, data: str | bytes, now: float) -> None:
         """One message of the event channel, as the peer sent it."""
 
+    def on_digit(self, digit: str, now: float) -> None:
+        """The peer pressed a key: one of "0123456789*#ABCD" (RFC 4733)."""
+
     @property
     def is_behind(self) -> bool:
         """It has more input than it has looked at; a transport that can make its peer wait does."""
@@ -97,6 +100,10 @@ class MediaTransport(Protocol):
 
     def tap(self, tap: MediaTap | None) -> TappedCodings:
         """`tap` gets the payloads from now on, instead of whoever got them before; None = nobody."""
+
+    def send_digits(self, digits: str, duration_ms: int, gap_ms: int) -> bool:
+        """Press keys: RFC 4733 events in place of the voice, which goes on where it was. False where the peer takes
+        none. Raises ValueError for too many."""
 
     def send_event(self, event: Event) -> None:
         """Send one event; dropped when the channel is not open. A peer that does not read is disconnected."""

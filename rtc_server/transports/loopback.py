@@ -61,6 +61,10 @@ class LoopbackTransport:
         """See `MediaTransport.tap`: there are no payloads."""
         return TappedCodings()
 
+    def send_digits(self, digits: str, duration_ms: int, gap_ms: int) -> bool:
+        """See `MediaTransport.send_digits`: there is no telephone."""
+        return False
+
     def send_event(self, event: Event) -> None:
         if len(self.events) < MAX_KEPT:
             self.events.append(event)

@@ -19,6 +19,7 @@ from model.interface import Pcm16
 from rtc_server.audio.playout import PlayoutFrame
 from rtc_server.codecs.base import AudioDecoder, AudioEncoder, PayloadFormat
 from rtc_server.rtp.receiver import AudioReceiver
+from rtc_server.rtp.telephone_event import Digit, ToneSender
 from rtc_server.rtp.transport_feedback import TransportFeedback, transport_sequence
 
 from .aiortc_media import ntp_now
@@ -28,6 +29,7 @@ from .srtp import BUFFER, MAX_PACKET_BYTES, RTP_HEADER_BYTES, SrtpReceiver, Srtp
 from .stream_meter import FRAMES, StreamMeter
 
 SETTLE_FRAMES = 5  # silence encoded for real after sound: the encoder's and the decoder's memories run out together
+DIGIT_FRAMES = 10  # how often a key whose end was lost is looked for: 200 ms
 DTX_FRAMES = 20  # one packet per 400 ms while silent, as libopus does (RFC 7587 section 3.1.3)
 KEPT_PACKETS = 32  # 640 ms: older audio has been played or concealed by any peer
 SOON_SECONDS = 0.02  # a deadline nearer than the next tick gets a timer of its own
@@ -51,6 +53,8 @@ class StreamSink(Protocol):
     """The call, as far as audio is concerned. See `transports.base.MediaSink`."""
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None: ...
+
+    def on_digit(self, digit: str, now: float) -> None: ...
 
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame: ...
 
@@ -84,7 +88,7 @@ class RtpStream:
         self._on_error = on_error
         self._loop = asyncio.get_running_loop()
         self._sink: StreamSink | None = None
-        self._receiver = AudioReceiver(formats, self._new_decoder, self._emit)
+        self._receiver = AudioReceiver(formats, self._new_decoder, self._emit, self._on_digit)
         self._now = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._srtp_in: SrtpReceiver | None = None
@@ -110,6 +114,10 @@ class RtpStream:
         self._is_heard = is_heard
         self._tap: MediaTap | None = None
         self._is_held = False
+        tones = [f for f in formats if f.name == "telephone-event" and f.clock_rate == encoder.rtp_clock_rate]
+        self._tones = ToneSender(encoder.rtp_clock_rate) if tones and is_heard else None
+        self._tone_type = tones[0].payload_type if tones else 0
+        self._tone_timestamp = 0
         self.outlet: RtpStream | None = None
         """The stream that pulls the sink's frames, while it is sending, in place of a peer that takes no audio."""
         # (sequence number, protected packet); only kept for a peer that may ask for it again
@@ -309,7 +317,18 @@ class RtpStream:
         if self._sink is not None and not self._is_held:
             self._sink.on_audio(pcm, self._now, delay_ms)
 
+    def _on_digit(self, digit: Digit) -> None:
+        if self._sink is not None:
+            self._sink.on_digit(digit.digit, self._now)
+
     # --- sending
+
+    def send_digits(self, digits: str, duration_ms: int, gap_ms: int) -> bool:
+        """See `MediaTransport.send_digits`."""
+        if self._tones is None:
+            return False
+        self._tones.add(digits, duration_ms, gap_ms)
+        return True
 
     def tick(self, now: float, due: float, skipped_frames: int) -> None:
         """See `Paced`: one frame."""
@@ -318,6 +337,8 @@ class RtpStream:
         self._ticks += 1
         if self._ticks % FRAMES == 0:
             self._meter.update(self)
+        if self._ticks % DIGIT_FRAMES == 0:
+            self._flush_digits(now)
         if self._srtp_out is None:
             return self._pull_unheard(now, max(0.0, now - due))
         self._timestamp = (self._timestamp + self._frame_ticks * (1 + skipped_frames)) & 0xFFFFFFFF
@@ -327,6 +348,8 @@ class RtpStream:
         self._advance(now)
         if self._is_held:
             return None
+        if self._tones is not None and self._tones.is_active:
+            return self._send_tones(self._srtp_out, self._tones)
         try:
             payload = self._next_payload(now, max(0.0, now - due))
         except Exception as error:  # the pacer would only log it
@@ -340,6 +363,13 @@ class RtpStream:
         if self._feedback is not None:
             self._send_feedback(self._feedback, now)
         return None
+
+    def _flush_digits(self, now: float) -> None:
+        self._now = now
+        try:
+            self._receiver.flush_digits(now)
+        except Exception as error:  # the pacer would only log it
+            self._on_error(error)
 
     def _pull_unheard(self, now: float, lateness_seconds: float) -> None:
         self._advance(now)
@@ -379,13 +409,25 @@ class RtpStream:
             return self._silent_payload
         return self._dtx_payload if past_settling % DTX_FRAMES == 0 else None
 
+    def _send_tones(self, srtp: SrtpSender, tones: ToneSender) -> None:
+        """In place of voice, which waits: a frame is not pulled, so nothing of a reply is lost."""
+        for packet in tones.next():
+            if packet.is_first:
+                self._tone_timestamp = self._timestamp
+            marker = _MARKER if packet.is_first else 0
+            self._send_packet(srtp, packet.payload, self._tone_type | marker, self._tone_timestamp)
+        self._is_after_gap = True
+
     def _send(self, srtp: SrtpSender, payload: bytes) -> None:
-        length = RTP_HEADER_BYTES + len(payload)
         marker_and_type = self._payload_type
         if self._is_after_gap:
             marker_and_type |= _MARKER
             self._is_after_gap = False
-        _HEADER.pack_into(BUFFER, 0, 0x80, marker_and_type, self._sequence, self._timestamp, self._ssrc)
+        self._send_packet(srtp, payload, marker_and_type, self._timestamp)
+
+    def _send_packet(self, srtp: SrtpSender, payload: bytes, marker_and_type: int, timestamp: int) -> None:
+        length = RTP_HEADER_BYTES + len(payload)
+        _HEADER.pack_into(BUFFER, 0, 0x80, marker_and_type, self._sequence, timestamp, self._ssrc)
         BUFFER[RTP_HEADER_BYTES:length] = payload
         protected = srtp.protect(length)
         if protected is None:

@@ -271,6 +271,10 @@ class WebRtcTransport:
         """See `MediaTransport.tap`."""
         return self.stream.tap(tap, self._coding)
 
+    def send_digits(self, digits: str, duration_ms: int, gap_ms: int) -> bool:
+        """See `MediaTransport.send_digits`."""
+        return self.stream.send_digits(digits, duration_ms, gap_ms)
+
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
         channel = self._channel

@@ -174,6 +174,10 @@ class WebSocketTransport:
         """See `MediaTransport.tap`: there are no payloads."""
         return TappedCodings()
 
+    def send_digits(self, digits: str, duration_ms: int, gap_ms: int) -> bool:
+        """See `MediaTransport.send_digits`: there is no telephone."""
+        return False
+
     def send_event(self, event: Event) -> None:
         """See `MediaTransport.send_event`."""
         self._send(json.dumps(event, separators=(",", ":"), ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""`POST /v1/realtime/calls` in all its forms, and what there is of telephone calls."""
+"""`POST /v1/realtime/calls` in all its forms; what of telephone calls is refused without any."""
 
 from __future__ import annotations
 
@@ -138,6 +138,7 @@ async def test_a_client_of_the_beta_gets_the_names_it_knows(http: aiohttp.Client
         ("reject", {"status_code": 200}, 400, "invalid_value"),
         ("refer", {"target_uri": "tel:+14155550123"}, 409, "call_not_ringing"),
         ("refer", {"target_uri": "https://example.org"}, 400, "invalid_value"),
+        ("refer", {"target_uri": "tel:"}, 400, "invalid_value"),
         ("refer", {}, 400, "invalid_value"),
     ],
 )
@@ -151,3 +152,22 @@ async def test_only_a_ringing_call_can_be_answered(
         location = reply.headers["Location"]
     async with http.post(f"{url}{location}/{action}", data=data) as reply:
         assert (reply.status, (await reply.json())["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ({"target_uri": "tel:+493012345"}, 404, "not_enabled", None),
+        ({"target_uri": "https://example.org"}, 400, "invalid_value", "target_uri"),
+        ({"target_uri": "tel:+49", "session": 1}, 400, "invalid_value", "session"),
+        ({"target": "tel:+49"}, 400, "unknown_parameter", "target"),
+        ({}, 400, "invalid_value", "target_uri"),
+        ([], 400, "invalid_json", None),
+    ],
+)
+async def test_json_calls_a_telephone_where_there_are_telephone_calls(
+    http: aiohttp.ClientSession, url: str, body: object, status: int, code: str, param: str | None
+) -> None:
+    async with http.post(f"{url}/v1/realtime/calls", json=body) as reply:
+        error = (await reply.json())["error"]
+        assert (reply.status, error["code"], error["param"]) == (status, code, param)

@@ -87,3 +87,53 @@ async def test_a_bug_ends_its_call_and_no_other(
         speak(sound)
         await until(lambda: any(event["type"] == "output_audio_buffer.stopped" for event in sound.events))
         await registry.close(5.0)
+
+
+async def pressed(engine: ThreadEngineClient, keys: str, **settings: object) -> tuple[list[str], LoopbackTransport]:
+    """A call in which keys were pressed; their events, and the transport."""
+    values = {"engine.backend": "echo", **{name.replace("__", "."): value for name, value in settings.items()}}
+    loaded = load_settings(Path("config/server.toml"), values)
+    async with asyncio.TaskGroup() as tasks:
+        registry = CallRegistry(loaded, engine, lambda on_answer: EnergyVoiceDetector(), tasks)
+        transport = LoopbackTransport()
+        call = registry.reserve().start(transport)
+        await until(lambda: transport.frames)
+        for key in keys:
+            call.on_digit(key, asyncio.get_running_loop().time())
+        if loaded.session.dtmf_to_model:
+            await until(lambda: any(event["type"] == "response.done" for event in transport.events))
+        await registry.close(5.0)
+    events = [e["event"] for e in transport.events if e["type"] == "input_audio_buffer.dtmf_event_received"]
+    return events, transport
+
+
+async def test_keys_are_told_to_the_client(engine: ThreadEngineClient) -> None:
+    keys, transport = await pressed(engine, "159#")
+    assert keys == ["1", "5", "9", "#"]
+    event = next(e for e in transport.events if e["type"] == "input_audio_buffer.dtmf_event_received")
+    assert isinstance(event["received_at"], int)
+    assert event["event_id"]
+    assert not any(event["type"] == "conversation.item.added" for event in transport.events)
+
+
+async def test_keys_become_words_of_the_user_where_that_is_wanted(engine: ThreadEngineClient) -> None:
+    _, transport = await pressed(engine, "159#", session__dtmf_to_model=True)
+    items = [e["item"] for e in transport.events if e["type"] == "conversation.item.added"]
+    assert items[0]["role"] == "user"
+    assert "1 5 9 #" in items[0]["content"][0]["text"]
+    assert any(event["type"] == "response.created" for event in transport.events)
+
+
+async def test_keys_are_not_sent_where_nobody_takes_them(engine: ThreadEngineClient) -> None:
+    settings = load_settings(Path("config/server.toml"), {"engine.backend": "echo"})
+    async with asyncio.TaskGroup() as tasks:
+        registry = CallRegistry(settings, engine, lambda on_answer: EnergyVoiceDetector(), tasks)
+        transport = LoopbackTransport()
+        registry.reserve().start(transport)
+        await until(lambda: transport.frames)
+        transport.send('{"type": "rtc_server.dtmf.send", "digits": "12"}')
+        transport.send('{"type": "rtc_server.dtmf.send", "digits": "one"}')
+        await until(lambda: sum(event["type"] == "error" for event in transport.events) == 2)
+        await registry.close(5.0)
+    codes = [event["error"]["code"] for event in transport.events if event["type"] == "error"]
+    assert codes[0] == "dtmf_not_negotiated"

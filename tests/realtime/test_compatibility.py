@@ -28,6 +28,7 @@ def test_every_supported_server_event_is_in_a_golden_transcript() -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             seen.add(json.loads(line).get("got", {}).get("type"))
     supported = {kind for kind, support in compatibility.SERVER_EVENTS.items() if support.level != "refused"}
-    # The core sends none of these: tests/recording and tests/app/test_drain.py hear them.
+    # The core sends none of these: tests/recording, tests/app/test_drain.py, tests/calls and tests/sip hear them.
     others = {"rtc_server.recording.started", "rtc_server.recording.stopped", "rtc_server.server.draining"}
+    others |= {"rtc_server.call.held", "rtc_server.call.resumed", "input_audio_buffer.dtmf_event_received"}
     assert supported - seen == {"conversation.item.input_audio_transcription.failed"} | others

@@ -76,6 +76,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "response": RESPONSES | JSON,
     "response_id": st.sampled_from(["resp_6", "nobody"]),
     "audio": st.sampled_from(["AAAA", "AAAAAAAA", "!"]) | JSON,
+    "digits": st.sampled_from(["1", "159#", "x", ""]) | JSON,
+    "duration_ms": st.integers(0, 2_000) | JSON,
+    "gap_ms": st.integers(0, 2_000) | JSON,
     "event_id": st.text(max_size=5) | JSON,
 }
 

@@ -15,10 +15,12 @@ from rtc_server.audio.playout import PlayoutFrame
 from rtc_server.codecs.base import PayloadFormat
 from rtc_server.codecs.factory import create_decoder
 from rtc_server.codecs.opus import MIN_BITRATE, OpusEncoder
+from rtc_server.rtp.telephone_event import TelephoneEvents
 from rtc_server.transports.pacer import Pacer
 from rtc_server.transports.rtp_stream import RtpStream
 
 OPUS = PayloadFormat(111, "opus", 48_000, 2)
+KEYS = PayloadFormat(110, "telephone-event", 48_000)
 OURS, THEIRS = 0x11111111, 0x22222222
 EXTENSION = 3
 KEY = bytes(range(30))
@@ -32,7 +34,12 @@ class Peer:
     """The other end of the path: sends packets into the stream, reads what it sends. Time is the test's."""
 
     def __init__(
-        self, *, obey_remb: bool = False, transport_sequence_id: int | None = None, is_heard: bool = True
+        self,
+        *,
+        obey_remb: bool = False,
+        transport_sequence_id: int | None = None,
+        is_heard: bool = True,
+        takes_keys: bool = False,
     ) -> None:
         self.on_media: Callable[[memoryview, float], None] | None = None
         self.now = 100.0
@@ -44,7 +51,7 @@ class Peer:
         self.stream = RtpStream(
             self,
             Pacer(),
-            formats=[OPUS],
+            formats=[OPUS, KEYS] if takes_keys else [OPUS],
             make_decoder=create_decoder,
             encoder=self.encoder,
             use_dtx=True,
@@ -74,6 +81,18 @@ class Peer:
         for _ in range(ticks):
             self.now += 0.02
             self.stream.tick(self.now, self.now, 0)
+
+    def presses(self, sequence: int, timestamp: int, payload: bytes) -> None:
+        """One packet of a key."""
+        header = struct.pack("!BBHII", 0x80, KEYS.payload_type, sequence, timestamp, THEIRS)
+        assert self.on_media is not None
+        self.on_media(memoryview(self._out.protect(header + payload)), self.now)
+
+    @property
+    def heard(self) -> list[bytes]:
+        """RTP that was received since this was read last, decrypted."""
+        sent, self.sent = self.sent, []
+        return [self._in.unprotect(packet) for packet in sent if not 200 <= packet[1] <= 207]
 
     @property
     def feedback(self) -> list[bytes]:
@@ -216,13 +235,17 @@ class CountingSink:
     def __init__(self) -> None:
         self.pulled = 0
         self.heard = 0
+        self.digits = ""
+
+    def on_digit(self, digit: str, now: float) -> None:
+        self.digits += digit
 
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
         self.heard += len(pcm)
 
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         self.pulled += 1
-        return PlayoutFrame(np.zeros(480, np.int16))
+        return PlayoutFrame(np.full(480, 1_000, np.int16), "resp_1", is_silence=False)
 
 
 async def test_a_reply_that_nobody_takes_passes_in_real_time(make_peer: Callable[..., Peer]) -> None:
@@ -306,3 +329,58 @@ async def test_another_codec_than_the_agreed_one_is_left_out(make_peer: Callable
     assert peer.stream.tap(tap, "PCMU") == ("PCMU", "PCMU")
     peer.speaks(0, None)
     assert tap.received == []
+
+
+async def test_on_hold_nothing_is_sent_or_heard_and_a_reply_waits(make_peer: Callable[..., Peer]) -> None:
+    peer, sink = make_peer(), CountingSink()
+    peer.stream.attach(sink)
+    peer.passes(10)
+    pulled = sink.pulled
+    peer.stream.hold(True)
+    peer.sent.clear()
+    peer.speaks(1, None)
+    peer.passes(50)
+    assert (sink.pulled, sink.heard, peer.sent) == (pulled, 0, [])
+    peer.stream.hold(False)
+    for sequence in range(52, 62):
+        peer.speaks(sequence, None)
+        peer.passes(1)
+    assert sink.pulled == pulled + 10
+    assert sink.heard > 0
+    first = peer.heard[0]
+    assert first[1] & 0x80, "after a gap the marker is set (RFC 3551 section 4.1)"
+
+
+async def test_keys_are_sent_in_place_of_the_voice_which_waits(make_peer: Callable[..., Peer]) -> None:
+    peer, sink = make_peer(takes_keys=True), CountingSink()
+    peer.stream.attach(sink)
+    peer.passes(3)
+    assert peer.heard
+    assert peer.stream.send_digits("15", 100, 60)
+    before = sink.pulled
+    peer.passes(2 * (5 + 3))
+    assert sink.pulled == before
+    packets = peer.heard
+    receiver = TelephoneEvents(48_000)
+    types = {packet[1] & 0x7F for packet in packets}
+    pressed = [k.digit for p in packets for k in receiver.receive(int.from_bytes(p[4:8], "big"), p[12:])]
+    assert (types, pressed) == ({KEYS.payload_type}, ["1", "5"])
+    sequences = [int.from_bytes(packet[2:4], "big") for packet in packets]
+    assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+    peer.passes(5)
+    assert sink.pulled == before + 5
+
+
+async def test_a_peer_that_takes_no_keys_gets_none(make_peer: Callable[..., Peer]) -> None:
+    assert not make_peer().stream.send_digits("1", 100, 100)
+
+
+async def test_a_key_whose_end_is_lost_is_told_all_the_same(make_peer: Callable[..., Peer]) -> None:
+    peer, sink = make_peer(takes_keys=True), CountingSink()
+    peer.stream.attach(sink)
+    peer.presses(1, 960, b"\x07\x0a\x03\xc0")
+    peer.presses(2, 960, b"\x07\x0a\x07\x80")
+    peer.passes(10)
+    assert sink.digits == ""
+    peer.passes(40)
+    assert sink.digits == "7"

@@ -1,0 +1,149 @@
+"""A telephone edge in a box: server, proxy and relay on one machine, telephones on another, a cable between them.
+
+    phone (10.99.0.2, .9 is a trunk) ---- server (10.99.0.1): Kamailio, rtpengine, rtc-server
+
+The phone's machine also owns two networks whose addresses serve once each: STRANGERS, and TRUNKS, which call without a
+password.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.support.sip_words import Account
+from rtc_server.certs import ensure_certificates
+from rtc_server.config import load_settings
+from rtc_server.sip.edge.render import EdgePaths, render
+from rtc_server.sip.edge.run import Part, ask, options_request, running_edge
+from rtc_server.sip.edge.users import UsersFile
+
+from .namespaces import Namespace, network
+from .server_process import ServerProcess, Value, server_process
+
+SERVER_ADDRESS, PHONE_ADDRESS, TRUNK_ADDRESS = "10.99.0.1", "10.99.0.2", "10.99.0.9"
+STRANGERS, TRUNKS = "10.50.0.0/16", "10.60.0.0/16"
+USER, PASSWORD = "alice", "correct-horse-battery"
+OTHER_USER = "bob"
+NG_PORT = 2223
+READY_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """See the module's docstring."""
+
+    server: ServerProcess
+    machine: Namespace
+    """Of the server and its edge; `with stand.machine.entered()` reaches `server.url`."""
+    phone: Namespace
+    edge: tuple[str, int]
+    """Address and port of the proxy, as telephones reach it."""
+    phone_address: str
+    account: Account
+    realm: str
+    folder: Path
+    """Of the edge's files and logs: kamailio.log, rtpengine.log, users, certs/ca.pem."""
+    relay: Part
+    proxy: Part
+
+    @property
+    def authority(self) -> Path:
+        """Who signed the edge's certificate."""
+        return self.folder / "certs" / "ca.pem"
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """All of "kamailio", "rtpengine" and "server", children too."""
+        roots = {
+            "kamailio": self.proxy.process.pid,
+            "rtpengine": self.relay.process.pid,
+            "server": self.server.process.pid,
+        }
+        return {name: _with_children(pid) for name, pid in roots.items()}
+
+    @property
+    def logs(self) -> str:
+        """What all parts said, for the message of a test that fails."""
+        parts = [f"--- {name}\n" + (self.folder / name).read_text(errors="replace")[-4000:] for name in LOGS]
+        return "\n".join([*parts, "--- server", self.server.log[-4000:]])
+
+
+LOGS = ("kamailio.log", "rtpengine.log")
+
+
+@contextmanager
+def sip_stand(
+    settings: Mapping[str, Value] | None = None,
+    edge_settings: Mapping[str, Value] | None = None,
+    *,
+    backend: str = "echo",
+) -> Iterator[Stand]:
+    """`with sip_stand({"server.echo_test": True}, {"max_failed_logins": 3}) as stand:`; both edge and server are up.
+    `edge_settings` are keys of [sip_edge]."""
+    of_edge: dict[str, Value] = {
+        "sip_edge.address": SERVER_ADDRESS,
+        "sip_edge.allowed_addresses": [TRUNK_ADDRESS, TRUNKS],
+        **{f"sip_edge.{key}": value for key, value in (edge_settings or {}).items()},
+    }
+    of_server: dict[str, Value] = {
+        "webrtc.host_addresses": [SERVER_ADDRESS],
+        "sip.enabled": True,
+        **(settings or {}),
+    }
+    with tempfile.TemporaryDirectory(prefix="sip-stand-") as name, network() as net:
+        folder = Path(name)
+        machine, phone = net.machine("server"), net.machine("phone")
+        _, phone_side = net.link(machine, f"{SERVER_ADDRESS}/24", phone, f"{PHONE_ADDRESS}/24")
+        phone.ip("addr", "add", f"{TRUNK_ADDRESS}/24", "dev", phone_side)
+        for addresses in (STRANGERS, TRUNKS):
+            phone.ip("route", "add", "local", addresses, "dev", "lo")
+            machine.ip("route", "add", addresses, "via", PHONE_ADDRESS)
+        loaded = load_settings(None, {**of_edge, **of_server})
+        users = UsersFile(folder / "users")
+        for user in (USER, OTHER_USER):
+            users.add(user, loaded.sip_edge.realm, PASSWORD)
+        certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
+        paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
+        rendered = render(loaded, SERVER_ADDRESS, paths)
+        with (
+            machine.entered(),
+            running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy),
+            server_process(backend, of_server) as server,
+        ):
+            _wait_for_calls(phone, server)
+            yield Stand(
+                server,
+                machine,
+                phone,
+                (SERVER_ADDRESS, loaded.sip_edge.port),
+                PHONE_ADDRESS,
+                Account(USER, PASSWORD),
+                loaded.sip_edge.realm,
+                folder,
+                relay,
+                proxy,
+            )
+            relay.check()
+            proxy.check()
+
+
+def _wait_for_calls(phone: Namespace, server: ServerProcess) -> None:
+    """A trunk that asks hears from the server itself."""
+    deadline = time.monotonic() + READY_SECONDS
+    with phone.entered():
+        while not ask((SERVER_ADDRESS, 5060), options_request((SERVER_ADDRESS, 5060)), source=TRUNK_ADDRESS).startswith(
+            b"SIP/2.0 200"
+        ):
+            assert time.monotonic() < deadline, f"no telephone calls are taken:\n{server.log}"
+            time.sleep(0.1)
+
+
+def _with_children(pid: int) -> list[psutil.Process]:
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
