@@ -116,7 +116,7 @@ def sip_stand(
             running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy),
             server_process(backend, of_server) as server,
         ):
-            _wait_for_calls(phone, server)
+            _wait_for_calls(server)
             yield Stand(
                 server,
                 machine,
@@ -133,15 +133,13 @@ def sip_stand(
             proxy.check()
 
 
-def _wait_for_calls(phone: Namespace, server: ServerProcess) -> None:
-    """A trunk that asks hears from the server itself."""
+def _wait_for_calls(server: ServerProcess) -> None:
+    """Who asks on this machine hears from the server itself."""
     deadline = time.monotonic() + READY_SECONDS
-    with phone.entered():
-        while not ask((SERVER_ADDRESS, 5060), options_request((SERVER_ADDRESS, 5060)), source=TRUNK_ADDRESS).startswith(
-            b"SIP/2.0 200"
-        ):
-            assert time.monotonic() < deadline, f"no telephone calls are taken:\n{server.log}"
-            time.sleep(0.1)
+    proxy = ("127.0.0.1", 5060)
+    while not ask(proxy, options_request(proxy)).startswith(b"SIP/2.0 200"):
+        assert time.monotonic() < deadline, f"no telephone calls are taken:\n{server.log}"
+        time.sleep(0.1)
 
 
 def _with_children(pid: int) -> list[psutil.Process]:
