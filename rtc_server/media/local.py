@@ -9,6 +9,7 @@ from typing import Any
 
 from rtc_server import logs
 from rtc_server.calls.call import Call
+from rtc_server.calls.early_media import read_early_media
 from rtc_server.calls.registry import CallRegistry
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.snapshot_timer import SaveSnapshot
@@ -18,6 +19,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError
 from rtc_server.inference.client import EngineClient
 from rtc_server.network.sockets import MediaSockets
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.pacer import Pacer
@@ -67,6 +69,7 @@ class LocalNode:
         self._settings = settings
         self._engine = engine
         self._turns: deque[TurnRecord] = deque(maxlen=KEPT_TURNS)
+        self._early_media = read_early_media(settings.sip.early_media)
         self._recordings = RecordingStore(settings.recording) if settings.recording.enabled else None
         self.registry = CallRegistry(
             settings,
@@ -105,8 +108,9 @@ class LocalNode:
         try:
             async with self._setups:
                 transport, sdp = await self._set_up(request.offer, self._options(request))
+            early = self._early_media if request.is_ringing else None
             try:
-                call = slot.start(transport, request.kind, request.options, request.call_id)
+                call = slot.start(transport, request.kind, request.options, request.call_id, early)
             except BaseException:  # nobody else knows this transport yet
                 await transport.close()
                 raise
@@ -187,6 +191,12 @@ class LocalNode:
         if transport.is_held != was_held and call_id in self.registry:
             await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
         return answer
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """See `MediaNode`."""
+        call = self.registry.get(call_id)
+        if isinstance(call, Call):
+            call.begin(session)
 
     async def press(self, call_id: str, digit: str) -> None:
         """See `MediaNode`."""

@@ -13,6 +13,7 @@ from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.status import CallStatus
 from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.config import Settings
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -30,6 +31,8 @@ class OfferRequest:
     options: CallOptions = DEFAULT_OPTIONS
     call_id: str | None = None
     """For a call that has an id already: one that rang. None = a new one."""
+    is_ringing: bool = False
+    """Nobody has accepted the call yet: its caller hears `sip.early_media` and is not heard, until `begin`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,9 @@ class MediaNode(Protocol):
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
         CallNotFoundError or InvalidSdpError."""
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """A ringing call was accepted, with a session; None = the one that it has. Raises CallNotFoundError."""
 
     async def press(self, call_id: str, digit: str) -> None:
         """The peer of a call pressed a key that its signaling tells. Raises CallNotFoundError."""

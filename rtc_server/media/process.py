@@ -19,6 +19,7 @@ from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.config import Settings
 from rtc_server.errors import CallEndedError, NotReadyError
 from rtc_server.inference.wire import FrameReader, encode
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -167,6 +168,10 @@ class ProcessNode:
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
         return str(await self._ask_about(call_id, "renegotiate", offer))
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "begin", session)
 
     async def press(self, call_id: str, digit: str) -> None:
         """See `MediaNode`."""

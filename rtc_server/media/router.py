@@ -15,6 +15,7 @@ from rtc_server.calls.admission import MAX_RETRY_AFTER_SECONDS, Admission, CallL
 from rtc_server.calls.sessions import CallOptions
 from rtc_server.config import Settings
 from rtc_server.errors import ApiError, CallNotFoundError, DrainingError, NotReadyError
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -152,6 +153,10 @@ class MediaRouter:
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
         return await self._node(call_id).renegotiate(call_id, offer)
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).begin(call_id, session)
 
     async def press(self, call_id: str, digit: str) -> None:
         """See `MediaNode`."""

@@ -53,6 +53,7 @@ METHODS = frozenset(
         "listen",
         "renegotiate",
         "press",
+        "begin",
         "tell",
         "update_ice",
         "add_candidates",

@@ -11,7 +11,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -86,8 +86,14 @@ class _Leg:
     state: LegState = LegState.RINGING
     ring_timer: asyncio.TimerHandle | None = None
     early_answer: str | None = None
+    """With it media flows before the call is answered."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Offers within a call are answered one after the other."""
+
+    @property
+    def has_media(self) -> bool:
+        """A node knows the call."""
+        return self.state in (LegState.ANSWERED, LegState.CALLING) or self.early_answer is not None
 
     def stop_ringing(self) -> None:
         if self.ring_timer is not None:
@@ -166,7 +172,11 @@ class SipService:
         leg.stop_ringing()
         options = DEFAULT_OPTIONS if session is None else CallOptions(session)
         try:
-            answer = await self._router.answer(self._request(leg, options), Caller(OWNER))
+            sdp = leg.early_answer
+            if sdp is None:
+                sdp = (await self._router.answer(self._request(leg, options), Caller(OWNER))).sdp
+            else:
+                await self._router.begin(call_id, session)
         except ApiError as error:
             self._refuse(leg, error)
             raise
@@ -178,7 +188,7 @@ class SipService:
                 await self._router.hang_up(call_id)
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
         leg.state = LegState.ANSWERED
-        self._adapter.send(messages.Accept(call_id, answer.sdp))
+        self._adapter.send(messages.Accept(call_id, sdp))
         log.info("telephone call answered", extra={"call_id": call_id})
 
     async def reject(self, call_id: str, status_code: int) -> None:
@@ -202,11 +212,10 @@ class SipService:
     async def hang_up(self, call_id: str) -> None:
         """See `Telephony`."""
         leg = self._leg(call_id)
-        has_media = leg.state in (LegState.ANSWERED, LegState.CALLING)
         self._end(leg, messages.HangUp(call_id, "hangup"))
         if leg.state is LegState.CALLING:
             self._conclude(call_id, Outcome("failed", 487))
-        if has_media:
+        if leg.has_media:
             with suppress(CallNotFoundError):
                 await self._router.hang_up(call_id)
 
@@ -226,7 +235,8 @@ class SipService:
         if self._is_closed or not self._adapter.is_running:
             raise NotReadyError("The SIP adapter is being restarted; try again in a moment.", retry_after=2)
         call_id = f"rtc_{secrets.token_urlsafe(15)}"
-        leg = self._legs[call_id] = _Leg(call_id, None, "", LegState.CALLING)
+        password = self._password() if sip.trunk_user else ""
+        self._legs[call_id] = _Leg(call_id, None, "", LegState.CALLING)
         try:
             sdp = await self._router.offer(OutgoingRequest(call_id, self._addresses, options), caller)
         except BaseException:  # refused, or nobody waits any more: nothing was sent yet
@@ -234,7 +244,6 @@ class SipService:
             raise
         name = sip.caller_id or "rtc-server"
         domain = sip.proxy.rpartition(":")[0] if not sip.trunk else sip.trunk.partition(";")[0].partition(":")[0]
-        password = self._password() if sip.trunk_user else ""
         self._outcomes[call_id] = Outcome("ringing")
         while len(self._outcomes) > KEPT_OUTCOMES:
             self._outcomes.popitem(last=False)
@@ -242,7 +251,6 @@ class SipService:
             messages.Invite(call_id, uri, f"sip:{name}@{domain}", sdp, sip.trunk_user, password, DIAL_SECONDS)
         )
         log.info("telephone call made", extra={"call_id": call_id})
-        leg.state = LegState.CALLING
         return call_id
 
     def outcome(self, call_id: str) -> Outcome:
@@ -257,8 +265,12 @@ class SipService:
     def on_call_ended(self, call_id: str) -> None:
         """A media node's call is over, whatever ended it."""
         leg = self._legs.get(call_id)
-        if leg is not None and leg.state is LegState.ANSWERED:
+        if leg is None:
+            return
+        if leg.state is LegState.ANSWERED:
             self._end(leg, messages.HangUp(call_id, "call_ended"))
+        elif leg.early_answer is not None and leg.state is LegState.RINGING:
+            self._end(leg, messages.Refuse(call_id, NO_ANSWER))
 
     def _on_notice(self, notice: messages.Notice) -> None:
         match notice:
@@ -311,7 +323,8 @@ class SipService:
             with suppress(ApiError):  # the caller was told
                 await self.accept(call_id, None)
             return
-        self._adapter.send(messages.Ring(call_id))
+        if not await self._ring(leg):
+            return
         loop = asyncio.get_running_loop()
         leg.ring_timer = loop.call_later(self._settings.sip.ring_timeout_seconds, self._not_answered, leg)
         try:
@@ -319,6 +332,28 @@ class SipService:
         except ApiError as error:
             if self._legs.get(call_id) is leg and leg.state is LegState.RINGING:
                 self._refuse(leg, error)
+
+    async def _ring(self, leg: _Leg) -> bool:
+        """180; where there is something to be heard before the call is accepted, 183 and its media. False when the call
+        was refused."""
+        if not self._settings.sip.early_media or self._is_echo(leg):
+            self._adapter.send(messages.Ring(leg.call_id))
+            return True
+        request = replace(self._request(leg, DEFAULT_OPTIONS), is_ringing=True)
+        try:
+            answer = await self._router.answer(request, Caller(OWNER))
+        except ApiError as error:
+            self._refuse(leg, error)
+            return False
+        if self._legs.get(leg.call_id) is not leg:  # hung up meanwhile
+            await self._hang_up_media(leg.call_id)
+            return False
+        leg.early_answer = answer.sdp
+        self._adapter.send(messages.Ring(leg.call_id, answer.sdp))
+        return True
+
+    def _is_echo(self, leg: _Leg) -> bool:
+        return leg.to_user == ECHO_USER and self._settings.server.echo_test
 
     async def _answered(self, leg: _Leg, sdp: str | None) -> None:
         """Our call was answered."""
@@ -368,7 +403,6 @@ class SipService:
         leg = self._legs.get(call_id)
         if leg is None:
             return
-        has_media = leg.state in (LegState.ANSWERED, LegState.CALLING)
         self._forget(leg)
         if leg.state is LegState.RINGING:
             metrics.SIP_CALLS.labels("in", "cancelled").inc()
@@ -376,7 +410,7 @@ class SipService:
             metrics.SIP_CALLS.labels("out", "not_answered" if status_code == 408 else "refused").inc()
             self._conclude(call_id, Outcome("failed", status_code))
         log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
-        if has_media:
+        if leg.has_media:
             self._start(self._hang_up_media(call_id), call_id)
 
     async def _press(self, call_id: str, digit: str) -> None:
@@ -430,8 +464,7 @@ class SipService:
 
     def _request(self, leg: _Leg, options: CallOptions) -> OfferRequest:
         assert leg.offer is not None, "it came in"
-        is_echo = leg.to_user == ECHO_USER and self._settings.server.echo_test
-        kind: CallKind = "echo" if is_echo else "conversation"
+        kind: CallKind = "echo" if self._is_echo(leg) else "conversation"
         return OfferRequest(leg.offer, self._addresses, kind, options, call_id=leg.call_id)
 
     def _leg(self, call_id: str) -> _Leg:
@@ -457,6 +490,8 @@ class SipService:
                 metrics.SIP_CALLS.labels(direction, result).inc()
             self._forget(leg)
             self._adapter.send(last)
+            if leg.early_answer is not None and leg.state in (LegState.RINGING, LegState.ACCEPTING):
+                self._start(self._hang_up_media(leg.call_id), leg.call_id)
 
     def _forget(self, leg: _Leg) -> None:
         leg.stop_ringing()
