@@ -117,7 +117,7 @@ class Baresip:
         self._control.sendall(f"{len(body)}:{body},".encode())
 
     def wait_for(self, kind: str, timeout_seconds: float = 15.0, count: int = 1) -> dict[str, Any]:
-        """The `count`-th event of a kind: "CALL_RINGING", "CALL_PROGRESS", "CALL_ESTABLISHED", "CALL_CLOSED"."""
+        """The `count`-th event of a kind, such as "CALL_RINGING", "CALL_ESTABLISHED" or "CALL_CLOSED"."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             found = [event for event in self.events if event.get("type") == kind]
