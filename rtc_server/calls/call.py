@@ -34,6 +34,7 @@ from rtc_server.turns.vad import VadFactory
 from .call_spans import CallSpans
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
+from .early_media import EarlyMedia, EarlyMediaPlayer
 from .endings import farewell
 from .intents import (
     CancelRequest,
@@ -91,8 +92,10 @@ class Call:
         save_snapshot: SaveSnapshot | None = None,
         on_turn: Callable[[TurnRecord], None] | None = None,
         recordings: RecordingStore | None = None,
+        early_media: EarlyMedia | None = None,
     ) -> None:
-        """`on_turn` gets the record of every turn as its reply begins to be heard."""
+        """With `early_media` the call rings until `begin`: that is heard, and the caller is not. `on_turn` gets the
+        record of every turn as its reply begins to be heard."""
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
@@ -175,6 +178,9 @@ class Call:
         self._sidebands: list[EventObserver] = []
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
+        self._ringing: EarlyMediaPlayer | None = None
+        if early_media is not None:
+            self._ringing = EarlyMediaPlayer(early_media, transport.playout_sample_rate)
         self._keypad = Keypad()
         self._keypad_timer: asyncio.TimerHandle | None = None
         self._underruns = 0
@@ -293,6 +299,10 @@ class Call:
         self.connected.set()
         if self._snapshots is not None:
             self._snapshots.on_connected()
+        if self._ringing is None:
+            self._start_default_recording()
+
+    def _start_default_recording(self) -> None:
         if self._recorder is not None and self._recorder.by_default and not self._recorder.was_started:
             self._start_recording(self._recorder, asyncio.get_running_loop().time())
 
@@ -305,14 +315,24 @@ class Call:
             for event in resumable_events(self.core, self._grant, self._settings.session.resume_seconds):
                 self._send_to_peer(event)  # to nobody else: it holds the token
 
+    def begin(self, session: SessionConfig | None) -> None:
+        """The ringing call was accepted, with a session other than the one it has."""
+        self._ringing = None
+        if session is not None:
+            self.core.update_session(session)
+        self._start_default_recording()
+        self._drain()
+
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
+        if self._ringing is not None:
+            return
         if self._recorder is not None:
             self._recorder.on_input(pcm, now)
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
         self._drain()
 
     def on_digit(self, digit: str, now: float) -> None:
-        if not self._keypad.press(digit, now):
+        if self._ringing is not None or not self._keypad.press(digit, now):
             return
         self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
         self._enter_keys(now)
@@ -405,6 +425,10 @@ class Call:
 
     def _next_frame(self, now: float) -> PlayoutFrame:
         """The notice goes before everything else that is said."""
+        if self._ringing is not None:
+            sound = self._ringing.next_frame()
+            # Nothing is said yet; the core's frame is silence, and keeps its clocks going.
+            return self.core.pull_frame(now) if sound is None else PlayoutFrame(sound, is_silence=not sound.any())
         recorder = self._recorder
         if recorder is None:
             return self.core.pull_frame(now)

@@ -8,6 +8,7 @@ password.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,19 @@ class Stand:
         }
         return {name: _with_children(pid) for name, pid in roots.items()}
 
+    def answered_call(self, number: int = 1, timeout_seconds: float = 20.0) -> str:
+        """Id of the `number`-th telephone call that this server answered."""
+        deadline = time.monotonic() + timeout_seconds
+        while len(found := re.findall(r"telephone call answered call_id=(\S+)", self.server.log)) < number:
+            assert time.monotonic() < deadline, f"{len(found)} calls were answered:\n{self.logs}"
+            time.sleep(0.05)
+        return found[number - 1]
+
+    @property
+    def num_answered(self) -> int:
+        """Telephone calls that were answered so far."""
+        return self.server.log.count("telephone call answered")
+
     @property
     def logs(self) -> str:
         """What all parts said, for the message of a test that fails."""
@@ -75,6 +89,50 @@ class Stand:
 
 
 LOGS = ("kamailio.log", "rtpengine.log")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeAlone:
+    """Proxy and relay without a server behind them."""
+
+    machine: Namespace
+    phone: Namespace
+    edge: tuple[str, int]
+    folder: Path
+    """Of their files and logs: kamailio.log, rtpengine.log, users, certs/ca.pem."""
+    relay: Part
+    proxy: Part
+    realm: str
+
+
+@contextmanager
+def edge_alone(settings: Mapping[str, Value] | None = None) -> Iterator[EdgeAlone]:
+    """What is in front of a server. `settings` have dotted keys; those of [sip] and [sip_edge] are looked at."""
+    values: dict[str, Value] = {
+        "sip_edge.address": SERVER_ADDRESS,
+        "sip_edge.allowed_addresses": [TRUNK_ADDRESS, TRUNKS],
+        **(settings or {}),
+    }
+    with tempfile.TemporaryDirectory(prefix="sip-stand-") as name, network() as net:
+        folder = Path(name)
+        machine, phone = net.machine("server"), net.machine("phone")
+        _, phone_side = net.link(machine, f"{SERVER_ADDRESS}/24", phone, f"{PHONE_ADDRESS}/24")
+        phone.ip("addr", "add", f"{TRUNK_ADDRESS}/24", "dev", phone_side)
+        for addresses in (STRANGERS, TRUNKS):
+            phone.ip("route", "add", "local", addresses, "dev", "lo")
+            machine.ip("route", "add", addresses, "via", PHONE_ADDRESS)
+        loaded = load_settings(None, values)
+        users = UsersFile(folder / "users")
+        for user in (USER, OTHER_USER):
+            users.add(user, loaded.sip_edge.realm, PASSWORD)
+        certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
+        paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
+        rendered = render(loaded, SERVER_ADDRESS, paths)
+        with machine.entered(), running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy):
+            edge = (SERVER_ADDRESS, loaded.sip_edge.port)
+            yield EdgeAlone(machine, phone, edge, folder, relay, proxy, loaded.sip_edge.realm)
+            relay.check()
+            proxy.check()
 
 
 @contextmanager
@@ -86,62 +144,31 @@ def sip_stand(
 ) -> Iterator[Stand]:
     """`with sip_stand({"server.echo_test": True}, {"max_failed_logins": 3}) as stand:`; both edge and server are up.
     `edge_settings` are keys of [sip_edge]."""
-    of_edge: dict[str, Value] = {
-        "sip_edge.address": SERVER_ADDRESS,
-        "sip_edge.allowed_addresses": [TRUNK_ADDRESS, TRUNKS],
-        **{f"sip_edge.{key}": value for key, value in (edge_settings or {}).items()},
-    }
-    of_server: dict[str, Value] = {
-        "webrtc.host_addresses": [SERVER_ADDRESS],
-        "sip.enabled": True,
-        **(settings or {}),
-    }
-    with tempfile.TemporaryDirectory(prefix="sip-stand-") as name, network() as net:
-        folder = Path(name)
-        machine, phone = net.machine("server"), net.machine("phone")
-        _, phone_side = net.link(machine, f"{SERVER_ADDRESS}/24", phone, f"{PHONE_ADDRESS}/24")
-        phone.ip("addr", "add", f"{TRUNK_ADDRESS}/24", "dev", phone_side)
-        for addresses in (STRANGERS, TRUNKS):
-            phone.ip("route", "add", "local", addresses, "dev", "lo")
-            machine.ip("route", "add", addresses, "via", PHONE_ADDRESS)
-        loaded = load_settings(None, {**of_edge, **of_server})
-        users = UsersFile(folder / "users")
-        for user in (USER, OTHER_USER):
-            users.add(user, loaded.sip_edge.realm, PASSWORD)
-        certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
-        paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
-        rendered = render(loaded, SERVER_ADDRESS, paths)
-        with (
-            machine.entered(),
-            running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy),
-            server_process(backend, of_server) as server,
-        ):
-            _wait_for_calls(phone, server)
-            yield Stand(
-                server,
-                machine,
-                phone,
-                (SERVER_ADDRESS, loaded.sip_edge.port),
-                PHONE_ADDRESS,
-                Account(USER, PASSWORD),
-                loaded.sip_edge.realm,
-                folder,
-                relay,
-                proxy,
-            )
-            relay.check()
-            proxy.check()
+    of_server: dict[str, Value] = {"webrtc.host_addresses": [SERVER_ADDRESS], "sip.enabled": True, **(settings or {})}
+    of_edge = {f"sip_edge.{key}": value for key, value in (edge_settings or {}).items()}
+    with edge_alone({**of_server, **of_edge}) as alone, server_process(backend, of_server) as server:
+        _wait_for_calls(server)
+        yield Stand(
+            server,
+            alone.machine,
+            alone.phone,
+            alone.edge,
+            PHONE_ADDRESS,
+            Account(USER, PASSWORD),
+            alone.realm,
+            alone.folder,
+            alone.relay,
+            alone.proxy,
+        )
 
 
-def _wait_for_calls(phone: Namespace, server: ServerProcess) -> None:
-    """A trunk that asks hears from the server itself."""
+def _wait_for_calls(server: ServerProcess) -> None:
+    """Who asks on this machine hears from the server itself."""
     deadline = time.monotonic() + READY_SECONDS
-    with phone.entered():
-        while not ask((SERVER_ADDRESS, 5060), options_request((SERVER_ADDRESS, 5060)), source=TRUNK_ADDRESS).startswith(
-            b"SIP/2.0 200"
-        ):
-            assert time.monotonic() < deadline, f"no telephone calls are taken:\n{server.log}"
-            time.sleep(0.1)
+    proxy = ("127.0.0.1", 5060)
+    while not ask(proxy, options_request(proxy)).startswith(b"SIP/2.0 200"):
+        assert time.monotonic() < deadline, f"no telephone calls are taken:\n{server.log}"
+        time.sleep(0.1)
 
 
 def _with_children(pid: int) -> list[psutil.Process]:

@@ -38,7 +38,7 @@ class Rendered:
     """The edge of one machine."""
 
     files: dict[str, str]
-    """Name -> text, for one folder that only the proxy's user reads. `kamailio.cfg` lies beside them as it is shipped."""
+    """Name -> text, for one folder that only the proxy's user reads; `kamailio.cfg` lies there as it is shipped."""
     relay: tuple[str, ...]
     """Command of rtpengine."""
     proxy: tuple[str, ...]

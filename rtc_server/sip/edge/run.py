@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -48,6 +49,29 @@ def require_programs() -> None:
         )
 
 
+def free_udp_port() -> int:
+    """One on loopback that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_port(address: str, port: int) -> None:
+    """Raises EdgeError when somebody else has it, over UDP or TCP."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(family, kind) as probe:
+            if kind is socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise EdgeError(
+                    f"{address} port {port} cannot be used: {error.strerror}. Debian starts proxy and relay when "
+                    f"it installs them; if it is that:\n  {STOP_SERVICES_COMMAND}"
+                ) from error
+
+
 def write(rendered: Rendered, folder: Path) -> None:
     """Write what was rendered into a folder that only its owner reads. Raises ConfigError."""
     try:
@@ -90,10 +114,10 @@ class Part:
                 return f". Its last lines ({self.log_path}):\n  " + "\n  ".join(lines)
         return f"; see {self.log_path}."
 
-    def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """SIGTERM, then SIGKILL. Idempotent."""
+    def stop(self, seconds: float = STOP_SECONDS, number: signal.Signals = signal.SIGTERM) -> None:
+        """`number`, then SIGKILL. Idempotent."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(number)
             try:
                 self.process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -138,7 +162,7 @@ def running_edge(rendered: Rendered, folder: Path, ng_port: int, proxy: str) -> 
         try:
             host, _, port = proxy.rpartition(":")
             address = (host.strip("[]"), int(port))
-            _wait(server, lambda: ask(address, options_request(address)).startswith(b"SIP/2.0 "))
+            _wait(server, lambda: ask(address, options_request(address, max_forwards=0)).startswith(b"SIP/2.0 483"))
             yield relay, server
         finally:
             server.stop()
@@ -165,13 +189,13 @@ PING = b"1 d7:command4:pinge"
 """rtpengine's `ng` protocol: a cookie and a bencoded dictionary."""
 
 
-def options_request(to: tuple[str, int]) -> bytes:
-    """SIP for "are you there?"."""
+def options_request(to: tuple[str, int], max_forwards: int = 5) -> bytes:
+    """SIP for "are you there?". The proxy itself answers with 483 where `max_forwards` is 0, the server otherwise."""
     host = f"[{to[0]}]" if ":" in to[0] else to[0]
     mark = os.urandom(8).hex()
     return (
         f"OPTIONS sip:{host}:{to[1]} SIP/2.0\r\nVia: SIP/2.0/UDP {host};branch=z9hG4bK{mark};rport\r\n"
-        f"Max-Forwards: 5\r\nFrom: <sip:check@{host}>;tag={mark}\r\nTo: <sip:{host}:{to[1]}>\r\n"
+        f"Max-Forwards: {max_forwards}\r\nFrom: <sip:check@{host}>;tag={mark}\r\nTo: <sip:{host}:{to[1]}>\r\n"
         f"Call-ID: {mark}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
     ).encode()
 

@@ -1,0 +1,74 @@
+"""Spoken conversations by telephone: software telephones, the whole edge, and the embedded models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.support.words import word_errors
+from rtc_server.client.recording import load_recording
+from tests.support.baresip import Baresip, Phone, baresip
+from tests.support.namespaces import require_namespaces
+from tests.support.sideband import Sideband, sideband
+from tests.support.sip_stand import PASSWORD, PHONE_ADDRESS, SERVER_ADDRESS, USER, Stand, sip_stand
+
+SPEECH = Path(__file__).resolve().parents[1] / "data" / "speech"
+QUESTION, ASKED = "f0_rms.wav", "What is the capital of France?"
+MAX_WORD_ERRORS = 1  # of a narrow band
+MIN_VOICE_RMS = 300.0  # of 32,768, over a tenth of a second; a line without voice stays below 10
+MIN_VOICED_SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    require_namespaces("kamailio", "rtpengine", "baresip")
+    with sip_stand({"cascade.temperature": 0.0, "server.max_calls": 4}, backend="cascade") as made:
+        yield made
+        assert "Traceback" not in made.server.log
+
+
+def voiced_seconds(phone: Baresip) -> float:
+    """How long the telephone heard a voice."""
+    pcm, rate = phone.heard()
+    frames = pcm[: len(pcm) // (rate // 10) * (rate // 10)].reshape(-1, rate // 10).astype(np.float64)
+    return float((np.sqrt((frames**2).mean(axis=1)) > MIN_VOICE_RMS).sum()) / 10
+
+
+def hear_the_reply(watched: Sideband, count: int = 1) -> str:
+    """Wait until a question was understood and answered; the words of the reply."""
+    asked = watched.wait_for("conversation.item.input_audio_transcription.completed", count)
+    assert word_errors(ASKED, asked["transcript"]) <= MAX_WORD_ERRORS, asked["transcript"]
+    watched.wait_for("output_audio_buffer.stopped", count)
+    return str(watched.wait_for("response.output_audio_transcript.done", count)["transcript"])
+
+
+@pytest.mark.parametrize(
+    ("codec", "transport", "encryption"),
+    [
+        ("PCMU", "udp", ""),
+        ("PCMA", "tcp", ""),
+        ("G722", "udp", ""),
+        ("opus", "udp", ""),
+        ("PCMU", "tls", "srtp-mand"),
+    ],
+)
+def test_a_telephone_asks_and_hears_the_reply(
+    stand: Stand, tmp_path: Path, codec: str, transport: str, encryption: str
+) -> None:
+    edge = f"{SERVER_ADDRESS}:5061" if transport == "tls" else SERVER_ADDRESS
+    question = load_recording(SPEECH / QUESTION).pcm
+    phone = Phone(PHONE_ADDRESS, edge, USER, PASSWORD, codec, transport, encryption, says=question)
+    before = stand.num_answered
+    with baresip(phone, stand.phone, tmp_path) as telephone:
+        telephone.dial(f"sip:agent@{edge};transport={transport}")
+        telephone.wait_for("CALL_ESTABLISHED")
+        with sideband(stand.machine, stand.server.url, stand.answered_call(before + 1)) as watched:
+            assert hear_the_reply(watched)
+            telephone.command("hangup")
+            telephone.wait_for("CALL_CLOSED")
+        assert voiced_seconds(telephone) > MIN_VOICED_SECONDS
+    with stand.machine.entered():
+        stand.server.wait_for_calls(0)
