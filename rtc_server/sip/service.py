@@ -269,6 +269,9 @@ class SipService:
             return
         if leg.state is LegState.ANSWERED:
             self._end(leg, messages.HangUp(call_id, "call_ended"))
+        elif leg.state is LegState.CALLING:  # lost with its worker: nobody is let ring for it
+            self._conclude(call_id, Outcome("failed"))
+            self._end(leg, messages.HangUp(call_id, "call_ended"), result="failed")
         elif leg.early_answer is not None and leg.state is LegState.RINGING:
             self._end(leg, messages.Refuse(call_id, NO_ANSWER))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import openai
+import psutil
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
@@ -292,6 +293,30 @@ async def test_who_may_call_a_telephone(tmp_path: Path) -> None:
                 headers={"Authorization": f"Bearer {key}"},
             ) as reply:
                 assert (await reply.json())["error"]["code"] in codes
+
+
+async def test_a_call_that_was_made_is_of_who_made_it(tmp_path: Path) -> None:
+    settings = {"sip.dial_targets": ["sip:*"], "server.media_workers": 1}
+    async with application(tmp_path, **settings) as app, aiohttp.ClientSession() as http:
+
+        async def ask(method: str, path: str, key: str, body: object = None) -> tuple[int, Any]:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with http.request(method, app.server_url + path, json=body, headers=headers) as reply:
+                return reply.status, await reply.json() if reply.content_type == "application/json" else None
+
+        status, made = await ask("POST", "/v1/realtime/calls", KEY, {"target_uri": "sip:bob@example.org"})
+        assert status == 201
+        path = f"/v1/realtime/calls/{made['call_id']}"
+        invite = await app.phone.request(b"INVITE")
+        assert (await ask("GET", path, OTHER_KEY))[0] == 404
+        assert (await ask("POST", f"{path}/hangup", OTHER_KEY))[0] == 404
+        assert await ask("GET", path, KEY) == (200, {"call_id": made["call_id"], "state": "ringing"})
+        # What would carry it is lost: nobody is let ring for it.
+        app.phone.ring(invite)
+        (worker,) = (p for p in psutil.Process().children() if "rtc_server.media.worker" in p.cmdline())
+        worker.kill()
+        await app.phone.request(b"CANCEL")
+        assert await ask("GET", path, KEY) == (200, {"call_id": made["call_id"], "state": "failed"})
 
 
 async def test_a_secret_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
