@@ -45,6 +45,7 @@ class Stand:
     phone: Namespace
     edge: tuple[str, int]
     """Address and port of the proxy, as telephones reach it."""
+    tls_port: int
     phone_address: str
     account: Account
     realm: str
@@ -66,6 +67,20 @@ class Stand:
             "server": self.server.process.pid,
         }
         return {name: _with_children(pid) for name, pid in roots.items()}
+
+    def pids(self) -> dict[str, list[int]]:
+        """Of `processes`: none of them may change while strangers play."""
+        return {name: sorted(process.pid for process in found) for name, found in self.processes().items()}
+
+    def num_calls(self) -> int:
+        """Calls that the server holds now, asked from any machine."""
+        with self.machine.entered():
+            return self.server.num_calls
+
+    def wait_for_calls(self, num: int, timeout_seconds: float = 20.0) -> None:
+        """As of the server, asked from any machine."""
+        with self.machine.entered():
+            self.server.wait_for_calls(num, timeout_seconds)
 
     @property
     def logs(self) -> str:
@@ -122,6 +137,7 @@ def sip_stand(
                 machine,
                 phone,
                 (SERVER_ADDRESS, loaded.sip_edge.port),
+                loaded.sip_edge.tls_port,
                 PHONE_ADDRESS,
                 Account(USER, PASSWORD),
                 loaded.sip_edge.realm,
