@@ -49,7 +49,8 @@ from .intents import (
     SubmitRequest,
     TurnAnswered,
 )
-from .keypad import Keypad, entry_text
+from .key_entry import KeyEntry
+from .keypad import entry_text
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
 from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
 from .snapshot_timer import SaveSnapshot, SnapshotTimer
@@ -181,8 +182,7 @@ class Call:
         self._ringing: EarlyMediaPlayer | None = None
         if early_media is not None:
             self._ringing = EarlyMediaPlayer(early_media, transport.playout_sample_rate)
-        self._keypad = Keypad()
-        self._keypad_timer: asyncio.TimerHandle | None = None
+        self._keys = KeyEntry(self._enter_keys, transport.abort)
         self._underruns = 0
         self.played_frames = 0
         """Frames of replies that were sent, 20 ms each."""
@@ -202,9 +202,9 @@ class Call:
         except TimeoutError:
             reason = "time_limit"
         finally:
-            for timer in (self._timer, self._keypad_timer):
-                if timer is not None:
-                    timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._keys.close()
             self._is_over = True
             self._judge.close()
             if self._snapshots is not None:
@@ -332,10 +332,8 @@ class Call:
         self._drain()
 
     def on_digit(self, digit: str, now: float) -> None:
-        if self._ringing is not None or not self._keypad.press(digit, now):
-            return
-        self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
-        self._enter_keys(now)
+        if self._ringing is None and self._keys.press(digit, now):
+            self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
 
     def on_message(self, data: str | bytes, now: float) -> None:
         if isinstance(data, bytes) and self._transport.carries_audio_in_events:
@@ -350,24 +348,10 @@ class Call:
         if inbound.ends_call and self._leaving is None:
             self._leaving = asyncio.create_task(self.hang_up(), name=f"leaving-{self.call_id}")
 
-    def _enter_keys(self, now: float) -> None:
-        """Keys that belong together go into the conversation, where the operator wants that."""
-        if self._keypad_timer is not None:
-            self._keypad_timer.cancel()
-            self._keypad_timer = None
-        keys, deadline = self._keypad.take(now), self._keypad.next_deadline()
-        if deadline is not None:
-            self._keypad_timer = asyncio.get_running_loop().call_at(deadline, self._on_keys_over)
-        if keys is not None and self._settings.session.dtmf_to_model:
+    def _enter_keys(self, keys: str, now: float) -> None:
+        if self._settings.session.dtmf_to_model:
             self._client_events.enter_text(entry_text(keys), now)
             self._drain()
-
-    def _on_keys_over(self) -> None:
-        self._keypad_timer = None
-        try:
-            self._enter_keys(asyncio.get_running_loop().time())
-        except Exception as error:  # called by the event loop, which would only log it
-            self._transport.abort(error)
 
     @property
     def is_behind(self) -> bool:
