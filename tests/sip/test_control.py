@@ -25,6 +25,7 @@ from rtc_server.app.server import serve
 from rtc_server.app.webhook_signature import make_secret
 from rtc_server.config import load_settings
 from rtc_server.errors import ConfigError
+from rtc_server.sip.service import MAX_CALLING
 from tests.sip.proxy_peer import HOST, WAIT_SECONDS, ProxyPeer, free_udp_port, proxy_peer
 from tests.support.running_server import DEFAULTS, free_port, running_server
 from tests.support.sdp_peer import SdpPeer, sdp_peer
@@ -317,6 +318,19 @@ async def test_a_call_that_was_made_is_of_who_made_it(tmp_path: Path) -> None:
         worker.kill()
         await app.phone.request(b"CANCEL")
         assert await ask("GET", path, KEY) == (200, {"call_id": made["call_id"], "state": "failed"})
+
+
+async def test_only_so_many_telephones_ring_at_once(tmp_path: Path) -> None:
+    async with application(tmp_path, **{"sip.dial_targets": ["*"]}) as app, aiohttp.ClientSession() as http:
+        codes = []
+        for _ in range(MAX_CALLING + 1):
+            async with http.post(
+                f"{app.server_url}/v1/realtime/calls",
+                json={"target_uri": "sip:bob@example.org"},
+                headers={"Authorization": f"Bearer {KEY}"},
+            ) as reply:
+                codes.append((reply.status, (await reply.json()).get("error", {}).get("code")))
+        assert codes == [*[(201, None)] * MAX_CALLING, (503, "server_full")]
 
 
 async def test_a_secret_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
