@@ -320,6 +320,30 @@ async def test_a_call_that_was_made_is_of_who_made_it(tmp_path: Path) -> None:
         assert await ask("GET", path, KEY) == (200, {"call_id": made["call_id"], "state": "failed"})
 
 
+async def test_a_killed_adapter_ends_telephone_calls_and_the_next_one_is_taken(tmp_path: Path) -> None:
+    async with application(tmp_path, **{"sip.webhook_url": ""}) as app, sdp_peer(label=None) as other:
+        app.phone.invite(await app.media.offer())
+        ok = await app.phone.answered()
+        await app.media.accept(body_of(ok).decode())
+        (adapter,) = (p for p in psutil.Process().children() if "rtc_server.sip.worker" in p.cmdline())
+        adapter.kill()
+        for _ in range(200):
+            if not await app.num_calls():
+                break
+            await asyncio.sleep(0.05)
+        assert await app.num_calls() == 0
+        offer = await other.offer()
+        for _ in range(40):  # as telephones do, which send an INVITE again until it is answered
+            app.phone.received.clear()
+            app.phone.invite(offer)
+            await asyncio.sleep(0.5)
+            if app.phone.received:
+                break
+        await other.accept(body_of(await app.phone.answered()).decode())
+        app.phone.send_in_dialog(ok, b"BYE", cseq=2)
+        await app.phone.status(481, b"BYE")
+
+
 async def test_only_so_many_telephones_ring_at_once(tmp_path: Path) -> None:
     async with application(tmp_path, **{"sip.dial_targets": ["*"]}) as app, aiohttp.ClientSession() as http:
         codes = []
