@@ -100,7 +100,7 @@ def test_who_guesses_passwords_is_banned_for_a_while(stand: Stand) -> None:
     where, right = "10.50.1.3", Account(USER, PASSWORD)
     statuses = [refused(stand, line(stand, where, Account(USER, f"guess-{n}"))) for n in range(MAX_FAILED_LOGINS)]
     assert statuses == [407] * MAX_FAILED_LOGINS
-    assert refused(stand, line(stand, where, Account(USER, "guess-more"))) == 0
+    assert refused(stand, Line(where, stand.edge, Account(USER, "guess-more"), patience_seconds=1.0)) == 0
     assert exchange(stand, invite(where), where) == []
     deadline = time.monotonic() + 15
     while not exchange(stand, invite(where), where):
@@ -170,8 +170,8 @@ def test_nothing_tells_what_runs_here(stand: Stand) -> None:
     where = "10.50.2.5"
     replies = exchange(stand, invite(where), where) + exchange(stand, invite(TRUNK_ADDRESS), TRUNK_ADDRESS, wait=1.0)
     for reply in replies:
-        assert not header(reply, b"Server") and not header(reply, b"User-Agent"), reply
-        assert b"kamailio" not in reply.lower() and b"sippy" not in reply.lower()
+        assert not header(reply, b"Server") + header(reply, b"User-Agent"), reply
+        assert not [name for name in (b"kamailio", b"sippy") if name in reply.lower()]
 
 
 # --- encryption
@@ -252,8 +252,6 @@ def test_the_server_hangs_up(stand: Stand, tmp_path: Path) -> None:
             assert connection.getresponse().status == 200
             connection.close()
         assert telephone.wait_for("CALL_CLOSED")
-    with stand.machine.entered():
-        stand.server.wait_for_calls(0)
 
 
 # --- registration
@@ -262,7 +260,7 @@ def test_the_server_hangs_up(stand: Stand, tmp_path: Path) -> None:
 def test_a_telephone_registers(stand: Stand, tmp_path: Path) -> None:
     phone = Phone(PHONE_ADDRESS, SERVER_ADDRESS, OTHER_USER, PASSWORD, registers=True)
     with baresip(phone, stand.phone, tmp_path) as telephone:
-        telephone.wait_for("REGISTER_OK")
+        telephone.wait_until_registered()
 
 
 def test_registering_needs_the_password_and_the_own_name(stand: Stand) -> None:
