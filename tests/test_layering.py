@@ -78,6 +78,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("rtc_server.transports.sdp", "rtc_server.transports.fragments"),
         *(
             "rtc_server.realtime",
+            "rtc_server.calls.early_media",
             "rtc_server.calls.sessions",
             "rtc_server.calls.status",
             "rtc_server.calls.turn_records",

@@ -88,6 +88,20 @@ SECRET: Content = {
 }
 SESSION_BODY: Content = {"application/json": SESSION}
 STATUS_CODE: Content = {"application/json": {"type": "object", "properties": {"status_code": {"type": "integer"}}}}
+OUTCOME: Content = {
+    "application/json": {
+        "type": "object",
+        "properties": {
+            "call_id": {"type": "string"},
+            "state": {"enum": ["ringing", "answered", "failed"]},
+            "status_code": {
+                "type": "integer",
+                "description": "SIP status of one that failed: 486 busy, 408 nobody answered.",
+            },
+        },
+        "required": ["call_id", "state"],
+    }
+}
 TARGET: Content = {
     "application/json": {
         "type": "object",
@@ -161,6 +175,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         body=STATUS_CODE,
         errors=(*CALL_ERRORS, 409),
         body_required=False,
+    ),
+    ("GET", "/v1/realtime/calls/{call_id}"): _realtime(
+        summary="what came of a telephone call that was made from here",
+        replies={200: Reply("It rings, was answered, or failed.", OUTCOME)},
+        errors=CALL_ERRORS,
+        is_ours=True,
     ),
     ("POST", "/v1/realtime/calls/{call_id}/refer"): _realtime(
         summary="ask a telephone call's peer to call somebody of `sip.refer_targets` instead",

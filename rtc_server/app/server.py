@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from aiohttp import web
 
 from rtc_server import logs, process_metrics, tracing
+from rtc_server.calls.early_media import read_early_media
 from rtc_server.config import Settings
 from rtc_server.errors import ConfigError
 from rtc_server.exposure import Exposure, exposure
@@ -204,7 +205,8 @@ def _create_nodes(
     snapshots: SnapshotWriter,
     on_end: Callable[[str], None],
 ) -> list[MediaNode]:
-    check_recording(settings.recording)  # raises here, like the next line's check, before anything is started
+    read_early_media(settings.sip.early_media)  # raises here, like the next lines, before anything is started
+    check_recording(settings.recording)
     num_workers = settings.server.media_workers
     if not num_workers:
         judge = turn_judge_factory(settings)

@@ -77,6 +77,18 @@ async def dial(request: web.Request) -> web.Response:
     return web.json_response({"call_id": call_id}, status=201, headers=headers)
 
 
+@routes.get("/v1/realtime/calls/{call_id}")
+async def outcome(request: web.Request) -> web.Response:
+    """What came of a telephone call that was made from here (ours): it rings, was answered, or failed, and why."""
+    call_id = request.match_info["call_id"]
+    telephony = request.app[CONTEXT].telephony
+    if telephony is None:
+        raise CallNotFoundError(f"There is no call '{call_id[:64]}' that was made from here.")
+    found = telephony.outcome(call_id)
+    status = {} if found.status_code is None else {"status_code": found.status_code}
+    return web.json_response({"call_id": call_id, "state": found.state, **status})
+
+
 async def hang_up_call(request: web.Request, call_id: str) -> None:
     """End a call of any kind. Raises CallNotFoundError."""
     context = request.app[CONTEXT]

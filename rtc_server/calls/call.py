@@ -34,6 +34,7 @@ from rtc_server.turns.vad import VadFactory
 from .call_spans import CallSpans
 from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
+from .early_media import EarlyMedia, EarlyMediaPlayer
 from .endings import farewell
 from .intents import (
     CancelRequest,
@@ -48,7 +49,8 @@ from .intents import (
     SubmitRequest,
     TurnAnswered,
 )
-from .keypad import Keypad, entry_text
+from .key_entry import KeyEntry
+from .keypad import entry_text
 from .sessions import DEFAULT_OPTIONS, CallOptions, EventDialect, capabilities, detector_config, initial_session
 from .snapshot import CallSnapshot, restore, resumable_events, take_snapshot
 from .snapshot_timer import SaveSnapshot, SnapshotTimer
@@ -91,8 +93,10 @@ class Call:
         save_snapshot: SaveSnapshot | None = None,
         on_turn: Callable[[TurnRecord], None] | None = None,
         recordings: RecordingStore | None = None,
+        early_media: EarlyMedia | None = None,
     ) -> None:
-        """`on_turn` gets the record of every turn as its reply begins to be heard."""
+        """With `early_media` the call rings until `begin`: that is heard, and the caller is not. `on_turn` gets the
+        record of every turn as its reply begins to be heard."""
         info = engine.info
         self.call_id = call_id
         self.created_at = time.time()
@@ -175,8 +179,10 @@ class Call:
         self._sidebands: list[EventObserver] = []
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
-        self._keypad = Keypad()
-        self._keypad_timer: asyncio.TimerHandle | None = None
+        self._ringing: EarlyMediaPlayer | None = None
+        if early_media is not None:
+            self._ringing = EarlyMediaPlayer(early_media, transport.playout_sample_rate)
+        self._keys = KeyEntry(self._enter_keys, transport.abort)
         self._underruns = 0
         self.played_frames = 0
         """Frames of replies that were sent, 20 ms each."""
@@ -196,9 +202,9 @@ class Call:
         except TimeoutError:
             reason = "time_limit"
         finally:
-            for timer in (self._timer, self._keypad_timer):
-                if timer is not None:
-                    timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._keys.close()
             self._is_over = True
             self._judge.close()
             if self._snapshots is not None:
@@ -293,6 +299,10 @@ class Call:
         self.connected.set()
         if self._snapshots is not None:
             self._snapshots.on_connected()
+        if self._ringing is None:
+            self._start_default_recording()
+
+    def _start_default_recording(self) -> None:
         if self._recorder is not None and self._recorder.by_default and not self._recorder.was_started:
             self._start_recording(self._recorder, asyncio.get_running_loop().time())
 
@@ -305,49 +315,30 @@ class Call:
             for event in resumable_events(self.core, self._grant, self._settings.session.resume_seconds):
                 self._send_to_peer(event)  # to nobody else: it holds the token
 
+    def begin(self, session: SessionConfig | None) -> None:
+        """The ringing call was accepted, with a session other than the one it has."""
+        self._ringing = None
+        if session is not None:
+            self.core.update_session(session)
+        self._start_default_recording()
+        self._drain()
+
     def on_audio(self, pcm: Pcm16, now: float, jitter_buffer_ms: float) -> None:
+        if self._ringing is not None:
+            return
         if self._recorder is not None:
             self._recorder.on_input(pcm, now)
         self.core.receive_audio(pcm, now, jitter_buffer_ms)
         self._drain()
 
     def on_digit(self, digit: str, now: float) -> None:
-        if not self._keypad.press(digit, now):
-            return
-        self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
-        self._enter_keys(now)
+        if self._ringing is None and self._keys.press(digit, now):
+            self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
 
-    def on_message(self, data: str | bytes, now: float) -> None:
-        if isinstance(data, bytes) and self._transport.carries_audio_in_events:
-            self._append_audio(data)
-            self._drain()
-            return
-        inbound = self._dialect.from_client(data)
-        for message in inbound.replies:
-            self._transport.send_event(message)
-        for event in inbound.events:
-            self._receive(event, now)
-        if inbound.ends_call and self._leaving is None:
-            self._leaving = asyncio.create_task(self.hang_up(), name=f"leaving-{self.call_id}")
-
-    def _enter_keys(self, now: float) -> None:
-        """Keys that belong together go into the conversation, where the operator wants that."""
-        if self._keypad_timer is not None:
-            self._keypad_timer.cancel()
-            self._keypad_timer = None
-        keys, deadline = self._keypad.take(now), self._keypad.next_deadline()
-        if deadline is not None:
-            self._keypad_timer = asyncio.get_running_loop().call_at(deadline, self._on_keys_over)
-        if keys is not None and self._settings.session.dtmf_to_model:
+    def _enter_keys(self, keys: str, now: float) -> None:
+        if self._settings.session.dtmf_to_model:
             self._client_events.enter_text(entry_text(keys), now)
             self._drain()
-
-    def _on_keys_over(self) -> None:
-        self._keypad_timer = None
-        try:
-            self._enter_keys(asyncio.get_running_loop().time())
-        except Exception as error:  # called by the event loop, which would only log it
-            self._transport.abort(error)
 
     @property
     def is_behind(self) -> bool:
@@ -405,6 +396,10 @@ class Call:
 
     def _next_frame(self, now: float) -> PlayoutFrame:
         """The notice goes before everything else that is said."""
+        if self._ringing is not None:
+            sound = self._ringing.next_frame()
+            # Nothing is said yet; the core's frame is silence, and keeps its clocks going.
+            return self.core.pull_frame(now) if sound is None else PlayoutFrame(sound, is_silence=not sound.any())
         recorder = self._recorder
         if recorder is None:
             return self.core.pull_frame(now)

@@ -26,6 +26,7 @@ from rtc_server.turns.vad import VadFactory
 from .admission import CallLimits
 from .call import Call, new_id
 from .call_spans import call_over
+from .early_media import EarlyMedia
 from .echo import EchoCall
 from .leases import Leases
 from .sessions import DEFAULT_OPTIONS, CallOptions
@@ -117,7 +118,13 @@ class CallRegistry:
         return slot
 
     def start(
-        self, lease: int, transport: MediaTransport, kind: CallKind, options: CallOptions, call_id: str | None = None
+        self,
+        lease: int,
+        transport: MediaTransport,
+        kind: CallKind,
+        options: CallOptions,
+        call_id: str | None = None,
+        early_media: EarlyMedia | None = None,
     ) -> AnyCall:
         """Begin a call on an answered transport; it ends by itself, and gives its place back. Called by `Slot.start`.
         Raises NotReadyError when the place is gone."""
@@ -139,6 +146,7 @@ class CallRegistry:
                 save_snapshot=self._save_snapshot,
                 on_turn=self._on_turn,
                 recordings=self._recordings,
+                early_media=early_media,
             )
         self._calls[call.call_id] = call
         trace = options.trace
@@ -242,9 +250,10 @@ class Slot:
         kind: CallKind = "conversation",
         options: CallOptions = DEFAULT_OPTIONS,
         call_id: str | None = None,
+        early_media: EarlyMedia | None = None,
     ) -> AnyCall:
         """Turn the reservation into a call. Raises NotReadyError when it took so long that the place is gone."""
-        call = self._registry.start(self._lease, transport, kind, options, call_id)
+        call = self._registry.start(self._lease, transport, kind, options, call_id, early_media)
         self._has_started = True
         return call
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from rtc_server import logs
 from rtc_server.calls.call import Call
+from rtc_server.calls.early_media import read_early_media
 from rtc_server.calls.registry import CallRegistry
+from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.codecs.opus import OpusOptions
@@ -17,6 +19,7 @@ from rtc_server.config import Settings
 from rtc_server.errors import CallNotFoundError
 from rtc_server.inference.client import EngineClient
 from rtc_server.network.sockets import MediaSockets
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.pacer import Pacer
@@ -28,7 +31,17 @@ from rtc_server.turns.vad import VadFactory
 
 from .channels import Line, WindowedChannel
 from .listeners import Listeners
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, NodeStatus, OfferRequest
+from .node import (
+    Answer,
+    Channel,
+    ChannelPeer,
+    ChannelRequest,
+    ListenRequest,
+    NodeLoad,
+    NodeStatus,
+    OfferRequest,
+    OutgoingRequest,
+)
 
 ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
 KEPT_TURNS = 200  # of all calls together: minutes of a busy process, hours of a quiet one
@@ -56,6 +69,7 @@ class LocalNode:
         self._settings = settings
         self._engine = engine
         self._turns: deque[TurnRecord] = deque(maxlen=KEPT_TURNS)
+        self._early_media = read_early_media(settings.sip.early_media)
         self._recordings = RecordingStore(settings.recording) if settings.recording.enabled else None
         self.registry = CallRegistry(
             settings,
@@ -72,6 +86,9 @@ class LocalNode:
         port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
         self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())
         self._transports: dict[str, WebRtcTransport] = {}
+        self._offered: dict[
+            str, tuple[WebRtcTransport, CallOptions]
+        ] = {}  # ringing; bounded by who dials, `sip.service`
         self._tell_end = on_end
         self._listeners = Listeners(tasks, on_end)
         self._setups = asyncio.Semaphore(MAX_SETUPS)
@@ -91,8 +108,9 @@ class LocalNode:
         try:
             async with self._setups:
                 transport, sdp = await self._set_up(request.offer, self._options(request))
+            early = self._early_media if request.is_ringing else None
             try:
-                call = slot.start(transport, request.kind, request.options, request.call_id)
+                call = slot.start(transport, request.kind, request.options, request.call_id, early)
             except BaseException:  # nobody else knows this transport yet
                 await transport.close()
                 raise
@@ -100,6 +118,38 @@ class LocalNode:
             slot.release()
         self._transports[call.call_id] = transport
         return Answer(call.call_id, sdp, transport.ice_tag)
+
+    async def offer(self, request: OutgoingRequest) -> str:
+        """See `MediaNode`. It holds no slot while it rings."""
+        self.registry.reserve().release()  # raises where there is none: why ring then
+        options = self._webrtc_options(request.host_addresses, self._settings.audio.sample_rate)
+        transport = WebRtcTransport(options, self._resources)
+        try:
+            async with self._setups:
+                sdp = await transport.offer()
+        except BaseException:  # cancelled or failed: nobody else knows this transport yet
+            await transport.close()
+            raise
+        self._offered[request.call_id] = (transport, request.options)
+        return sdp
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """See `MediaNode`."""
+        transport, options = self._offered.pop(call_id, (None, DEFAULT_OPTIONS))
+        if transport is None:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
+        try:
+            slot = self.registry.reserve()
+            try:
+                await transport.accept_answer(answer)
+                slot.start(transport, "conversation", options, call_id)
+            finally:
+                slot.release()
+        except BaseException:  # nobody else knows this transport
+            await transport.close()
+            raise
+        self._transports[call_id] = transport
+        return call_id
 
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`. It needs no slot: a call has one listener at most, and ends it."""
@@ -142,6 +192,12 @@ class LocalNode:
             await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
         return answer
 
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """See `MediaNode`."""
+        call = self.registry.get(call_id)
+        if isinstance(call, Call):
+            call.begin(session)
+
     async def press(self, call_id: str, digit: str) -> None:
         """See `MediaNode`."""
         self.registry.get(call_id).on_digit(digit, asyncio.get_running_loop().time())
@@ -160,6 +216,8 @@ class LocalNode:
         """See `MediaNode`."""
         if call_id in self._listeners:
             await self._listeners.hang_up(call_id)
+        elif call_id in self._offered:
+            await self._offered.pop(call_id)[0].close()
         else:
             await self.registry.get(call_id).hang_up()
 
@@ -194,6 +252,9 @@ class LocalNode:
         """See `MediaNode`."""
         await self.registry.close(timeout_seconds)
         await self._listeners.close()
+        for transport, _ in self._offered.values():
+            await transport.close()
+        self._offered.clear()
         self._resources.close()
         if self._recordings is not None:
             await asyncio.to_thread(self._recordings.close)

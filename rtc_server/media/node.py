@@ -13,6 +13,7 @@ from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.status import CallStatus
 from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.config import Settings
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -30,6 +31,17 @@ class OfferRequest:
     options: CallOptions = DEFAULT_OPTIONS
     call_id: str | None = None
     """For a call that has an id already: one that rang. None = a new one."""
+    is_ringing: bool = False
+    """Nobody has accepted the call yet: its caller hears `sip.early_media` and is not heard, until `begin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """A call that we make."""
+
+    call_id: str
+    host_addresses: tuple[str, ...]
+    options: CallOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +146,14 @@ class MediaNode(Protocol):
         """Start a call over a WebSocket, or join one that runs. Raises ServerFullError or NotReadyError for a new call,
         CallNotFoundError or SidebandLimitError for a sideband. Cancelled or failed, nothing is left behind."""
 
+    async def offer(self, request: OutgoingRequest) -> str:
+        """Our SDP offer for a call that we make; `accept_answer` or `hang_up` next. Raises NotReadyError,
+        ServerFullError or NetworkError."""
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """The validated answer to it: the call begins; its id. Raises CallNotFoundError, ServerFullError or
+        InvalidSdpError, and then there is no call any more."""
+
     async def listen(self, request: ListenRequest) -> Answer:
         """Let a peer hear a call. Its id is used like a call's for what follows. Raises CallNotFoundError,
         ListenerError, NetworkError or InvalidSdpError."""
@@ -141,6 +161,9 @@ class MediaNode(Protocol):
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
         CallNotFoundError or InvalidSdpError."""
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """A ringing call was accepted, with a session; None = the one that it has. Raises CallNotFoundError."""
 
     async def press(self, call_id: str, digit: str) -> None:
         """The peer of a call pressed a key that its signaling tells. Raises CallNotFoundError."""

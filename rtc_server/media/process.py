@@ -19,11 +19,22 @@ from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.config import Settings
 from rtc_server.errors import CallEndedError, NotReadyError
 from rtc_server.inference.wire import FrameReader, encode
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
 from .channels import WindowedChannel
-from .node import Answer, Channel, ChannelPeer, ChannelRequest, ListenRequest, NodeLoad, NodeStatus, OfferRequest
+from .node import (
+    Answer,
+    Channel,
+    ChannelPeer,
+    ChannelRequest,
+    ListenRequest,
+    NodeLoad,
+    NodeStatus,
+    OfferRequest,
+    OutgoingRequest,
+)
 from .wire import ChannelClosed, ChannelData, ChannelRead, ConfigureWorker, Reply, Request, SnapshotChanged, WorkerLoad
 
 log = logging.getLogger(__name__)
@@ -130,6 +141,18 @@ class ProcessNode:
         channel.connect(call_id, _RemoteLine(number, self._write))
         return channel
 
+    async def offer(self, request: OutgoingRequest) -> str:
+        """See `MediaNode`."""
+        return str(await self._ask("offer", request))
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """See `MediaNode`."""
+        self._num_answering += 1
+        try:
+            return str(await self._ask("accept_answer", call_id, answer, new_call=str))
+        finally:
+            self._num_answering -= 1
+
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`."""
         self._check_not_lost(request.call_id)
@@ -145,6 +168,10 @@ class ProcessNode:
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
         return str(await self._ask_about(call_id, "renegotiate", offer))
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "begin", session)
 
     async def press(self, call_id: str, digit: str) -> None:
         """See `MediaNode`."""

@@ -15,6 +15,7 @@ from rtc_server.calls.admission import MAX_RETRY_AFTER_SECONDS, Admission, CallL
 from rtc_server.calls.sessions import CallOptions
 from rtc_server.config import Settings
 from rtc_server.errors import ApiError, CallNotFoundError, DrainingError, NotReadyError
+from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.fragments import IceFragment, IceUpdate
 from rtc_server.transports.sdp import Offer
 
@@ -28,6 +29,7 @@ from .node import (
     NodeLoad,
     NodeStatus,
     OfferRequest,
+    OutgoingRequest,
 )
 from .owners import Caller, CallOwners
 
@@ -118,6 +120,23 @@ class MediaRouter:
         self._remember(channel.call_id, node)
         return channel
 
+    async def offer(self, request: OutgoingRequest, caller: Caller) -> str:
+        """Let the least loaded node offer. Raises like `answer`."""
+        try:
+            with self.owners.admit(caller) as started:
+                node = self._choose(caller, request.options)
+                sdp = await node.offer(request)
+                started(request.call_id)
+        except ApiError as error:
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
+            raise
+        self._remember(request.call_id, node)
+        return sdp
+
+    async def accept_answer(self, call_id: str, answer: Offer) -> str:
+        """See `MediaNode`."""
+        return await self._node(call_id).accept_answer(call_id, answer)
+
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`."""
         node = self._node(request.call_id)
@@ -134,6 +153,10 @@ class MediaRouter:
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """See `MediaNode`."""
         return await self._node(call_id).renegotiate(call_id, offer)
+
+    async def begin(self, call_id: str, session: SessionConfig | None) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).begin(call_id, session)
 
     async def press(self, call_id: str, digit: str) -> None:
         """See `MediaNode`."""

@@ -46,7 +46,20 @@ READ_STEP = WINDOW // 8  # what a call has read is told in lumps: 3 times a seco
 PLAYBACK_SECONDS = 1.0
 CLOSE_SECONDS = 1.0  # for calls that are still there when the signaling process is gone
 METHODS = frozenset(
-    {"answer", "listen", "renegotiate", "press", "tell", "update_ice", "add_candidates", "hang_up", "hand_over"}
+    {
+        "answer",
+        "offer",
+        "accept_answer",
+        "listen",
+        "renegotiate",
+        "press",
+        "begin",
+        "tell",
+        "update_ice",
+        "add_candidates",
+        "hang_up",
+        "hand_over",
+    }
     | {"metrics", "status", "use_settings", "announce_drain", "finish_replies", "close"}
 )
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rtc_server import metrics
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
@@ -24,11 +27,12 @@ from rtc_server.errors import (
     InvalidParameterError,
     InvalidSdpError,
     NotEnabledError,
+    NotReadyError,
     RetryableError,
     SdpTooLargeError,
     UnprocessableError,
 )
-from rtc_server.media.node import CallKind, OfferRequest
+from rtc_server.media.node import CallKind, OfferRequest, OutgoingRequest
 from rtc_server.media.owners import Caller
 from rtc_server.media.router import MediaRouter
 from rtc_server.network.addresses import machine_addresses
@@ -36,7 +40,7 @@ from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.sdp import Offer, validate_offer
 
 from . import messages
-from .addresses import is_allowed, parse_address
+from .addresses import is_allowed, parse_address, request_uri
 from .base import IncomingCall, OnIncoming
 from .process import SipAdapter
 
@@ -46,6 +50,8 @@ OWNER = ("telephone",)
 """Whose incoming calls are; see `app.guard`."""
 ECHO_USER = "echo"
 """Calls to this name are echo tests, where `server.echo_test` is on."""
+DIAL_SECONDS = 60.0  # a telephone that rings so long is not answered any more
+KEPT_OUTCOMES = 1_000  # of calls that were made; the oldest are forgotten
 STATE_EVENT = "rtc_server.sip.state"
 NOT_ACCEPTABLE, UNAVAILABLE, NO_ANSWER = 488, 503, 480
 
@@ -58,17 +64,36 @@ class LegState(Enum):
     ACCEPTING = "accepting"
     """Its call is being made."""
     ANSWERED = "answered"
+    CALLING = "calling"
+    """Is made by us; not answered yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a call that was made."""
+
+    state: Literal["ringing", "answered", "failed"]
+    status_code: int | None = None
+    """A SIP status, of one that failed for a reason of the peer's: 486 busy, 408 nobody answered."""
 
 
 @dataclass(slots=True)
 class _Leg:
     call_id: str
-    offer: Offer
+    offer: Offer | None
+    """None: we call."""
     to_user: str
     state: LegState = LegState.RINGING
     ring_timer: asyncio.TimerHandle | None = None
+    early_answer: str | None = None
+    """With it media flows before the call is answered."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Offers within a call are answered one after the other."""
+
+    @property
+    def has_media(self) -> bool:
+        """A node knows the call."""
+        return self.state in (LegState.ANSWERED, LegState.CALLING) or self.early_answer is not None
 
     def stop_ringing(self) -> None:
         if self.ring_timer is not None:
@@ -95,6 +120,7 @@ class SipService:
         self._is_ready = is_ready
         self._on_incoming = on_incoming
         self._legs: dict[str, _Leg] = {}
+        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
         self._adapter = SipAdapter(settings.sip, settings.server.max_calls, self._on_notice, self._on_lost)
         self._is_closed = False
 
@@ -146,7 +172,11 @@ class SipService:
         leg.stop_ringing()
         options = DEFAULT_OPTIONS if session is None else CallOptions(session)
         try:
-            answer = await self._router.answer(self._request(leg, options), Caller(OWNER))
+            sdp = leg.early_answer
+            if sdp is None:
+                sdp = (await self._router.answer(self._request(leg, options), Caller(OWNER))).sdp
+            else:
+                await self._router.begin(call_id, session)
         except ApiError as error:
             self._refuse(leg, error)
             raise
@@ -158,7 +188,7 @@ class SipService:
                 await self._router.hang_up(call_id)
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
         leg.state = LegState.ANSWERED
-        self._adapter.send(messages.Accept(call_id, answer.sdp))
+        self._adapter.send(messages.Accept(call_id, sdp))
         log.info("telephone call answered", extra={"call_id": call_id})
 
     async def reject(self, call_id: str, status_code: int) -> None:
@@ -182,28 +212,78 @@ class SipService:
     async def hang_up(self, call_id: str) -> None:
         """See `Telephony`."""
         leg = self._leg(call_id)
-        was_answered = leg.state is LegState.ANSWERED
         self._end(leg, messages.HangUp(call_id, "hangup"))
-        if was_answered:
+        if leg.state is LegState.CALLING:
+            self._conclude(call_id, Outcome("failed", 487))
+        if leg.has_media:
             with suppress(CallNotFoundError):
                 await self._router.hang_up(call_id)
 
     async def dial(self, target: str, options: CallOptions, caller: Caller) -> str:
         """See `Telephony`."""
-        raise NotEnabledError("This server makes no telephone calls yet; it takes them.")
+        sip = self._settings.sip
+        try:
+            address = parse_address(target)
+        except ValueError as error:
+            raise InvalidParameterError(str(error), param="target_uri") from error
+        if not is_allowed(address, sip.dial_targets):
+            raise ForbiddenError("This address may not be called; see sip.dial_targets.")
+        try:
+            uri = request_uri(address, sip.trunk)
+        except ValueError as error:
+            raise NotEnabledError(str(error)) from error
+        if self._is_closed or not self._adapter.is_running:
+            raise NotReadyError("The SIP adapter is being restarted; try again in a moment.", retry_after=2)
+        call_id = f"rtc_{secrets.token_urlsafe(15)}"
+        password = self._password() if sip.trunk_user else ""
+        self._legs[call_id] = _Leg(call_id, None, "", LegState.CALLING)
+        try:
+            sdp = await self._router.offer(OutgoingRequest(call_id, self._addresses, options), caller)
+        except BaseException:  # refused, or nobody waits any more: nothing was sent yet
+            self._legs.pop(call_id, None)
+            raise
+        name = sip.caller_id or "rtc-server"
+        domain = sip.proxy.rpartition(":")[0] if not sip.trunk else sip.trunk.partition(";")[0].partition(":")[0]
+        self._outcomes[call_id] = Outcome("ringing")
+        while len(self._outcomes) > KEPT_OUTCOMES:
+            self._outcomes.popitem(last=False)
+        self._adapter.send(
+            messages.Invite(call_id, uri, f"sip:{name}@{domain}", sdp, sip.trunk_user, password, DIAL_SECONDS)
+        )
+        log.info("telephone call made", extra={"call_id": call_id})
+        return call_id
+
+    def outcome(self, call_id: str) -> Outcome:
+        """What came of a call that was made. Raises CallNotFoundError for one that was not, or long ago."""
+        try:
+            return self._outcomes[call_id]
+        except KeyError:
+            raise CallNotFoundError(f"There is no call '{call_id[:64]}' that was made from here.") from None
 
     # --- from the other side
 
     def on_call_ended(self, call_id: str) -> None:
         """A media node's call is over, whatever ended it."""
         leg = self._legs.get(call_id)
-        if leg is not None and leg.state is LegState.ANSWERED:
+        if leg is None:
+            return
+        if leg.state is LegState.ANSWERED:
             self._end(leg, messages.HangUp(call_id, "call_ended"))
+        elif leg.early_answer is not None and leg.state is LegState.RINGING:
+            self._end(leg, messages.Refuse(call_id, NO_ANSWER))
 
     def _on_notice(self, notice: messages.Notice) -> None:
         match notice:
             case messages.Incoming():
                 self._start(self._take(notice), notice.call_id)
+            case messages.Progress(call_id, sdp=sdp):
+                leg = self._legs.get(call_id)
+                if leg is not None and sdp is not None:
+                    leg.early_answer = sdp  # some send it once, before anybody has answered
+            case messages.Answered(call_id, sdp):
+                leg = self._legs.get(call_id)
+                if leg is not None:
+                    self._start(self._answered(leg, sdp or leg.early_answer), call_id)
             case messages.Changed(call_id, sdp):
                 leg = self._legs.get(call_id)
                 if leg is not None:
@@ -243,7 +323,8 @@ class SipService:
             with suppress(ApiError):  # the caller was told
                 await self.accept(call_id, None)
             return
-        self._adapter.send(messages.Ring(call_id))
+        if not await self._ring(leg):
+            return
         loop = asyncio.get_running_loop()
         leg.ring_timer = loop.call_later(self._settings.sip.ring_timeout_seconds, self._not_answered, leg)
         try:
@@ -251,6 +332,53 @@ class SipService:
         except ApiError as error:
             if self._legs.get(call_id) is leg and leg.state is LegState.RINGING:
                 self._refuse(leg, error)
+
+    async def _ring(self, leg: _Leg) -> bool:
+        """180; where there is something to be heard before the call is accepted, 183 and its media. False when the call
+        was refused."""
+        if not self._settings.sip.early_media or self._is_echo(leg):
+            self._adapter.send(messages.Ring(leg.call_id))
+            return True
+        request = replace(self._request(leg, DEFAULT_OPTIONS), is_ringing=True)
+        try:
+            answer = await self._router.answer(request, Caller(OWNER))
+        except ApiError as error:
+            self._refuse(leg, error)
+            return False
+        if self._legs.get(leg.call_id) is not leg:  # hung up meanwhile
+            await self._hang_up_media(leg.call_id)
+            return False
+        leg.early_answer = answer.sdp
+        self._adapter.send(messages.Ring(leg.call_id, answer.sdp))
+        return True
+
+    def _is_echo(self, leg: _Leg) -> bool:
+        return leg.to_user == ECHO_USER and self._settings.server.echo_test
+
+    async def _answered(self, leg: _Leg, sdp: str | None) -> None:
+        """Our call was answered."""
+        call_id = leg.call_id
+        try:
+            if sdp is None:
+                raise InvalidSdpError("The answer has no description.")
+            answer = validate_offer(sdp.encode(), allow_loopback=True, purpose="answer")
+            await self._router.accept_answer(call_id, answer)
+        except ApiError as error:
+            log.warning("a telephone call cannot be carried", extra={"call_id": call_id, "code": error.code})
+            self._conclude(call_id, Outcome("failed"))
+            self._end(leg, messages.HangUp(call_id, error.code))
+            await self._hang_up_media(call_id)
+            return
+        if self._legs.get(call_id) is not leg:  # hung up meanwhile
+            await self._hang_up_media(call_id)
+            return
+        leg.state = LegState.ANSWERED
+        self._conclude(call_id, Outcome("answered"))
+        log.info("telephone call answered", extra={"call_id": call_id})
+
+    def _conclude(self, call_id: str, outcome: Outcome) -> None:
+        if call_id in self._outcomes:
+            self._outcomes[call_id] = outcome
 
     def _not_answered(self, leg: _Leg) -> None:
         leg.ring_timer = None
@@ -275,12 +403,14 @@ class SipService:
         leg = self._legs.get(call_id)
         if leg is None:
             return
-        was_answered = leg.state is LegState.ANSWERED
         self._forget(leg)
         if leg.state is LegState.RINGING:
             metrics.SIP_CALLS.labels("in", "cancelled").inc()
+        if leg.state is LegState.CALLING:
+            metrics.SIP_CALLS.labels("out", "not_answered" if status_code == 408 else "refused").inc()
+            self._conclude(call_id, Outcome("failed", status_code))
         log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
-        if was_answered:
+        if leg.has_media:
             self._start(self._hang_up_media(call_id), call_id)
 
     async def _press(self, call_id: str, digit: str) -> None:
@@ -318,11 +448,24 @@ class SipService:
             if leg is not None:
                 self._end(leg, messages.HangUp(call_id, "internal_error"))
 
+    @property
+    def _addresses(self) -> tuple[str, ...]:
+        return self._settings.webrtc.host_addresses or tuple(machine_addresses(include_loopback=False))
+
+    def _password(self) -> str:
+        path = Path(self._settings.sip.trunk_password_file).expanduser()
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            log.error("the trunk's password cannot be read", extra={"path": str(path)})
+            raise NotEnabledError(
+                "The operator's settings for the trunk cannot be used; see the server's log."
+            ) from error
+
     def _request(self, leg: _Leg, options: CallOptions) -> OfferRequest:
-        addresses = self._settings.webrtc.host_addresses or tuple(machine_addresses(include_loopback=False))
-        is_echo = leg.to_user == ECHO_USER and self._settings.server.echo_test
-        kind: CallKind = "echo" if is_echo else "conversation"
-        return OfferRequest(leg.offer, addresses, kind, options, call_id=leg.call_id)
+        assert leg.offer is not None, "it came in"
+        kind: CallKind = "echo" if self._is_echo(leg) else "conversation"
+        return OfferRequest(leg.offer, self._addresses, kind, options, call_id=leg.call_id)
 
     def _leg(self, call_id: str) -> _Leg:
         try:
@@ -343,15 +486,18 @@ class SipService:
         """The leg is forgotten, and the peer told."""
         if self._legs.get(leg.call_id) is leg:
             if result is not None and leg.state is not LegState.ANSWERED:
-                metrics.SIP_CALLS.labels("in", result).inc()
+                direction = "out" if leg.state is LegState.CALLING else "in"
+                metrics.SIP_CALLS.labels(direction, result).inc()
             self._forget(leg)
             self._adapter.send(last)
+            if leg.early_answer is not None and leg.state in (LegState.RINGING, LegState.ACCEPTING):
+                self._start(self._hang_up_media(leg.call_id), leg.call_id)
 
     def _forget(self, leg: _Leg) -> None:
         leg.stop_ringing()
         self._legs.pop(leg.call_id, None)
         if leg.state is LegState.ANSWERED:
-            metrics.SIP_CALLS.labels("in", "answered").inc()
+            metrics.SIP_CALLS.labels("in" if leg.offer is not None else "out", "answered").inc()
 
 
 def _refusal(call_id: str, error: ApiError) -> messages.Refuse:

@@ -31,9 +31,9 @@ _LINE = re.compile(r"[a-z]=[\x20-\x7e\x80-\U0010ffff]*\Z")
 _HEX_PAIRS = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})*\Z")
 _TRANSPORT = ("ice-ufrag", "ice-pwd", "fingerprint", "setup")
 
-Purpose: TypeAlias = Literal["call", "listen", "change"]
+Purpose: TypeAlias = Literal["call", "listen", "change", "answer"]
 """What an offer is for: a call, which needs the caller's voice; hearing one, which needs a place to send to; or a
-change in a running call, which may be put on hold."""
+change in a running call, which may be put on hold. "answer": it is one, to an offer of ours."""
 
 
 @dataclass(frozen=True, slots=True)

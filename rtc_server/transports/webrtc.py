@@ -50,6 +50,7 @@ from .aiortc_media import (
 from .aiortc_sctp import guard_data_channel
 from .base import LineStatus, MediaSink, MediaTap, TappedCodings
 from .fragments import IceFragment, IceUpdate, restart_fragment
+from .offering import OFFERED, LateStream, with_formats
 from .pacer import Pacer
 from .rtp_stream import RtpStream
 from .sdp import ANSWERED_WITH, Offer, Purpose, redirected
@@ -115,6 +116,7 @@ class WebRtcTransport:
         self._fingerprints: frozenset[str] = frozenset()
         self._answer = ""
         self._is_held = False
+        self._late = LateStream()
         self._mids: tuple[str, ...] = ()
         self._bundle: tuple[str, ...] = ()
         self._usernames: list[str] = []
@@ -199,6 +201,42 @@ class WebRtcTransport:
     def is_held(self) -> bool:
         """The peer takes no audio for now, though it did when the call began."""
         return self._is_held
+
+    async def offer(self) -> str:
+        """The SDP offer of a call that we make, with all candidates; `accept_answer` next. Raises NetworkError."""
+        self._setup_timer.cancel()  # it rings as long as it rings
+        options = self._options
+        ice = IceOptions(
+            self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
+        )
+        late: Any = self._late  # its counters are read only, and nobody writes them
+        with media_of(late, late), ice_of(ice):
+            self._pc.addTransceiver(AudioStreamTrack(), direction="sendrecv")  # never pulled: the stream sends
+            await self._pc.setLocalDescription(await self._pc.createOffer())
+        return with_formats(str(self._pc.localDescription.sdp), OFFERED)
+
+    async def accept_answer(self, answer: Offer) -> None:
+        """The peer's answer to `offer`; media starts. Raises InvalidSdpError when it cannot be worked with."""
+        negotiated = negotiate(answer.audio_lines)
+        if negotiated is None:
+            raise InvalidSdpError("The answer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
+        stream = self._stream = self._late.stream = self._make_stream(negotiated, is_heard=True)
+        with _understood():
+            await self._pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+        transceiver = self._pc.getTransceivers()[0]
+        set_codecs(transceiver, [_codec(f, negotiated, self._options.use_dtx) for f in negotiated.formats])
+        self._ice = RestartableIce(transceiver.receiver.transport.transport)
+        self._fingerprints = frozenset(answer.fingerprints)
+        self._mids, self._bundle, self._usernames = answer.mids, answer.bundle, [answer.ice_ufrag]
+        # What a later offer of the peer is answered with: the DTLS role that was agreed stays (RFC 8842 section 5.5).
+        role = "active" if "a=setup:passive" in answer.sdp else "passive"
+        ours = with_formats(str(self._pc.localDescription.sdp), negotiated.formats)
+        self._answer = ours.replace("a=setup:actpass", f"a=setup:{role}")
+        if not answer.takes_audio:
+            self._is_held = True
+            stream.hold(True)
+        loop = asyncio.get_running_loop()
+        self._setup_timer = loop.call_later(self._options.setup_timeout_seconds, self._end, "setup_timeout")
 
     async def renegotiate(self, offer: Offer) -> str:
         """Answer a new offer for this call: one with new ICE credentials restarts ICE, and audio goes on meanwhile; one

@@ -154,7 +154,7 @@ def test_damaged_invites(proxy: Proxy) -> None:
     for number, mutant in enumerate(mutants(SEED, invite(PEER_SDP), NUM_MUTANTS)):
         proxy.send(proxy.fill(mutant))
         if number % PAUSE_EVERY == 0:
-            proxy.collect(0.05)
+            proxy.collect(0.15)
     proxy.collect()
     proxy.check_the_next_call()
 
@@ -170,7 +170,7 @@ def test_damaged_requests_within_calls(proxy: Proxy) -> None:
             request = in_dialog(ok, method, HOST, proxy.port, uuid.uuid4().hex[:12], body, 2 + sent)
             proxy.send(damaged(rng, request))
             sent += 1
-        proxy.collect(0.05)
+        proxy.collect(0.15)
         bye = proxy.final(in_dialog(ok, b"BYE", HOST, proxy.port, uuid.uuid4().hex[:12], cseq=100_000))
         assert status_of(bye) in (200, 481), bye  # a damaged BYE may have been good enough
     proxy.check_the_next_call()

@@ -4,19 +4,23 @@ the place of the media relay, so that there is real sound."""
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from aiortc import RTCSessionDescription
 
 from benchmarks.support.sip_words import body_of, header, in_dialog, response, status_of
+from rtc_server.network.addresses import host_addresses
 from tests.support.running_server import free_port
 from tests.support.sdp_peer import SdpPeer, sdp_peer
-from tests.support.server_process import ServerProcess, server_process
+from tests.support.server_process import ServerProcess, Value, server_process
 
 pytest.importorskip("sippy", reason="sippy is not installed (the extra sip)")
 
@@ -91,6 +95,18 @@ class Proxy:
         assert status_of(await self.final(self.within(ok, b"BYE", cseq=cseq))) == 200
         await asyncio.to_thread(self.server.wait_for_calls, 0)
 
+    def dial(self, target: str) -> dict[str, str]:
+        """Ask the server to call somebody. Raises HTTPError."""
+        body = json.dumps({"target_uri": target}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.server.url}/v1/realtime/calls", body, headers, method="POST")
+        with urllib.request.urlopen(request, timeout=10.0) as reply:
+            answer: dict[str, str] = json.loads(reply.read())
+            return answer
+
+    def outcome(self, call_id: str) -> object:
+        return self.server.get_json(f"/v1/realtime/calls/{call_id}")[1]
+
     def post(self, path: str) -> int:
         request = urllib.request.Request(f"{self.server.url}{path}", method="POST", data=b"")
         with urllib.request.urlopen(request, timeout=5.0) as reply:
@@ -107,7 +123,13 @@ def server_and_socket() -> Iterator[tuple[ServerProcess, socket.socket, int]]:
         ours.bind((HOST, 0))
         ours.setblocking(False)
         port = free_port(socket.SOCK_DGRAM)
-        settings = {"sip.enabled": True, "sip.port": port, "sip.proxy": f"{HOST}:{ours.getsockname()[1]}"}
+        settings: dict[str, Value] = {
+            "sip.enabled": True,
+            "sip.port": port,
+            "sip.proxy": f"{HOST}:{ours.getsockname()[1]}",
+        }
+        settings["sip.dial_targets"] = ["sip:*@phones.example", "tel:+4930*"]
+        settings["sip.trunk"] = "trunk.example:5080"
         with server_process("echo", settings) as server:
             yield server, ours, port
 
@@ -213,3 +235,88 @@ async def test_a_server_that_ends_says_goodbye() -> None:
                 await proxy.call(peer)
                 await asyncio.to_thread(server.stop)
                 assert await proxy.next(re.compile(rb"BYE "))
+
+
+async def answered(proxy: Proxy, peer: SdpPeer, invite: bytes, early: bool) -> bytes:
+    """Ring, then answer our own INVITE; the ACK."""
+    await peer.pc.setRemoteDescription(RTCSessionDescription(body_of(invite).decode(), "offer"))
+    with host_addresses([HOST]):
+        await peer.pc.setLocalDescription(await peer.pc.createAnswer())
+    sdp = str(peer.pc.localDescription.sdp).encode()
+    extra = (
+        b"To: " + header(invite, b"To") + b";tag=them\r\nContact: <sip:them@%s:%d>\r\n" % (HOST.encode(), proxy.port)
+    )
+    kind = b"Content-Type: application/sdp\r\n"
+
+    def reply(status: bytes, body: bytes) -> bytes:
+        message = response(invite, status, body)
+        head = re.sub(rb"(?m)^To: .*\r\n", extra + (kind if body else b""), message.partition(b"\r\n\r\n")[0] + b"\r\n")
+        return head + b"\r\n" + body
+
+    proxy.send(reply(b"183 Session Progress", sdp) if early else reply(b"180 Ringing", b""))
+    proxy.send(reply(b"200 OK", b"" if early else sdp))
+    return await proxy.next(re.compile(rb"ACK "))
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["answer with the 200", "answer with the 183 only"])
+async def test_a_call_is_made_and_talked_to(proxy: Proxy, early: bool) -> None:
+    async with sdp_peer(label=None) as peer:
+        made = await asyncio.to_thread(proxy.dial, "sip:alice@phones.example")
+        invite = await proxy.next(re.compile(rb"INVITE "))
+        assert invite.startswith(b"INVITE sip:alice@phones.example SIP/2.0")
+        assert header(invite, b"Session-Expires") == b"1800"
+        for codec in (b"opus/48000/2", b"G722/8000", b"PCMU/8000", b"PCMA/8000", b"telephone-event/8000"):
+            assert codec in body_of(invite)
+        assert await asyncio.to_thread(proxy.outcome, made["call_id"]) == {
+            "call_id": made["call_id"],
+            "state": "ringing",
+        }
+        await answered(proxy, peer, invite, early)
+        await peer.until(lambda: peer.pc.connectionState == "connected")
+        peer.say("f0_rms.wav")
+        await peer.until(lambda: peer.num_loud > 20)
+        assert await asyncio.to_thread(proxy.outcome, made["call_id"]) == {
+            "call_id": made["call_id"],
+            "state": "answered",
+        }
+        assert await asyncio.to_thread(proxy.post, f"/v1/realtime/calls/{made['call_id']}/hangup") == 200
+        bye = await proxy.next(re.compile(rb"BYE "))
+        proxy.send(response(bye, b"200 OK"))
+        await asyncio.to_thread(proxy.server.wait_for_calls, 0)
+
+
+async def test_one_who_is_busy_is_told_of(proxy: Proxy) -> None:
+    made = await asyncio.to_thread(proxy.dial, "tel:+49-30-1234")
+    invite = await proxy.next(re.compile(rb"INVITE "))
+    assert invite.startswith(b"INVITE sip:+49301234@trunk.example:5080 SIP/2.0")
+    busy = response(invite, b"486 Busy Here").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1)
+    proxy.send(busy)
+    await proxy.next(re.compile(rb"ACK "))
+    for _ in range(100):
+        outcome = await asyncio.to_thread(proxy.outcome, made["call_id"])
+        if outcome != {"call_id": made["call_id"], "state": "ringing"}:
+            break
+        await asyncio.sleep(0.05)
+    assert outcome == {"call_id": made["call_id"], "state": "failed", "status_code": 486}
+    assert proxy.server.num_calls == 0
+
+
+async def test_hanging_up_a_call_that_rings_cancels_it(proxy: Proxy) -> None:
+    made = await asyncio.to_thread(proxy.dial, "sip:bob@phones.example")
+    invite = await proxy.next(re.compile(rb"INVITE "))
+    proxy.send(response(invite, b"180 Ringing").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
+    assert await asyncio.to_thread(proxy.post, f"/v1/realtime/calls/{made['call_id']}/hangup") == 200
+    cancel = await proxy.next(re.compile(rb"CANCEL "))
+    proxy.send(response(cancel, b"200 OK"))
+    proxy.send(response(invite, b"487 Request Terminated").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
+    assert await proxy.next(re.compile(rb"ACK "))
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("sip:alice@elsewhere.example", 403), ("tel:+44123", 403), ("alice", 400), ("sip:", 400)]
+)
+async def test_nobody_else_is_called(proxy: Proxy, target: str, status: int) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        await asyncio.to_thread(proxy.dial, target)
+    assert refused.value.code == status
+    refused.value.close()

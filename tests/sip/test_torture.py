@@ -65,7 +65,7 @@ def torture(stand: Stand, messages: Sequence[Message], network: str, *, is_known
     assert stand.pids() == before
     with stand.phone.entered():
         assert asyncio.run(hold_a_call(stand)) == 1.0
-    stand.server.wait_for_calls(0, timeout_seconds=20.0)
+    stand.wait_for_calls(0, timeout_seconds=20.0)
     return surprises(messages, replies, is_known=is_known)
 
 

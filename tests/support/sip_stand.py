@@ -46,6 +46,7 @@ class Stand:
     phone: Namespace
     edge: tuple[str, int]
     """Address and port of the proxy, as telephones reach it."""
+    tls_port: int
     phone_address: str
     account: Account
     realm: str
@@ -81,6 +82,20 @@ class Stand:
         """Telephone calls that were answered so far."""
         return self.server.log.count("telephone call answered")
 
+    def pids(self) -> dict[str, list[int]]:
+        """Of `processes`: none of them may change while strangers play."""
+        return {name: sorted(process.pid for process in found) for name, found in self.processes().items()}
+
+    def num_calls(self) -> int:
+        """Calls that the server holds now, asked from any machine."""
+        with self.machine.entered():
+            return self.server.num_calls
+
+    def wait_for_calls(self, num: int, timeout_seconds: float = 20.0) -> None:
+        """As of the server, asked from any machine."""
+        with self.machine.entered():
+            self.server.wait_for_calls(num, timeout_seconds)
+
     @property
     def logs(self) -> str:
         """What all parts said, for the message of a test that fails."""
@@ -103,6 +118,7 @@ class EdgeAlone:
     relay: Part
     proxy: Part
     realm: str
+    tls_port: int
 
 
 @contextmanager
@@ -130,7 +146,7 @@ def edge_alone(settings: Mapping[str, Value] | None = None) -> Iterator[EdgeAlon
         rendered = render(loaded, SERVER_ADDRESS, paths)
         with machine.entered(), running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy):
             edge = (SERVER_ADDRESS, loaded.sip_edge.port)
-            yield EdgeAlone(machine, phone, edge, folder, relay, proxy, loaded.sip_edge.realm)
+            yield EdgeAlone(machine, phone, edge, folder, relay, proxy, loaded.sip_edge.realm, loaded.sip_edge.tls_port)
             relay.check()
             proxy.check()
 
@@ -153,6 +169,7 @@ def sip_stand(
             alone.machine,
             alone.phone,
             alone.edge,
+            alone.tls_port,
             PHONE_ADDRESS,
             Account(USER, PASSWORD),
             alone.realm,
