@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import socket
 import ssl
 import time
@@ -245,12 +244,7 @@ def test_the_server_hangs_up(stand: Stand, tmp_path: Path) -> None:
         telephone.dial(AGENT)
         telephone.wait_for("CALL_ESTABLISHED")
         call_id = stand.answered_call(before + 1)
-        port = int(stand.server.url.rsplit(":", 1)[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        with stand.machine.entered():
-            connection.request("POST", f"/v1/realtime/calls/{call_id}/hangup")
-            assert connection.getresponse().status == 200
-            connection.close()
+        assert stand.post(f"/v1/realtime/calls/{call_id}/hangup")[0] == 200
         assert telephone.wait_for("CALL_CLOSED")
 
 

@@ -127,6 +127,12 @@ class Baresip:
             assert self._process.poll() is None, f"baresip ended:\n{self.log}"
             self._read(0.1)
 
+    def wait_a_while(self, seconds: float) -> None:
+        """Go on reading events."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._read(0.1)
+
     def wait_until_registered(self, timeout_seconds: float = 15.0) -> None:
         """It says so while it starts, before anybody can listen to its events."""
         deadline = time.monotonic() + timeout_seconds
