@@ -214,14 +214,34 @@ def test_every_key_is_read_by_some_code() -> None:
 def _reads(tree: ast.Module, folder: str) -> set[tuple[str, str]]:
     """(owner, name) of every attribute that is read; the backends get their section as a mapping of names."""
     found = set()
+    aliases = _aliases(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             owner = node.value
             label = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
             found.add((label.lstrip("_"), node.attr))
+            found |= {(section, node.attr) for section in aliases.get(label, ())}
         elif folder == "model" and isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= {(section, node.value) for section in BACKEND_SECTIONS}
     return found
+
+
+def _aliases(tree: ast.Module) -> dict[str, set[str]]:
+    """Names that stand for a section in a file: `edge, sip = settings.sip_edge, settings.sip`."""
+    aliases: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target, value = node.targets[0], node.value
+        pairs = (
+            zip(target.elts, value.elts, strict=False)
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+            else [(target, value)]
+        )
+        for name, source in pairs:
+            if isinstance(name, ast.Name) and isinstance(source, ast.Attribute):
+                aliases.setdefault(name.id, set()).add(source.attr)
+    return aliases
 
 
 def _is_read(key: str, reads: set[tuple[str, str]]) -> bool:

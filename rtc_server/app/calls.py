@@ -12,6 +12,7 @@ from rtc_server.transports.fragments import read_fragment
 
 from .context import CONTEXT
 from .forms import read_form
+from .ice_servers import ice_links
 from .offers import OfferTaker, call_options, read_json, require_echo_test, resumable
 from .telephone import dial, hang_up_call
 
@@ -84,8 +85,9 @@ async def _create(request: web.Request, kind: CallKind) -> web.Response:
             answer = await taker.answer_offer(offer, kind, starting.options)
             starting.started(answer.call_id)
         headers = starting.headers
-    headers["Location"] = f"/v1/realtime/calls/{answer.call_id}"
-    return web.Response(status=201, text=answer.sdp, content_type="application/sdp", headers=headers)
+    links = ice_links(request)
+    links.extend({**headers, "Location": f"/v1/realtime/calls/{answer.call_id}"})
+    return web.Response(status=201, text=answer.sdp, content_type="application/sdp", headers=links)
 
 
 async def _read_offer(request: web.Request) -> tuple[bytes, dict[str, Any] | None]:

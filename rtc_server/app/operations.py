@@ -176,6 +176,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         errors=(*CALL_ERRORS, 409),
         body_required=False,
     ),
+    ("GET", "/v1/realtime/ice-servers"): _realtime(
+        summary="STUN and TURN servers for the next call, with credentials that expire",
+        replies={200: Reply("As `RTCPeerConnection` takes them, and for how many seconds.", ANY_JSON)},
+        is_ours=True,
+    ),
     ("GET", "/v1/realtime/calls/{call_id}"): _realtime(
         summary="what came of a telephone call that was made from here",
         replies={200: Reply("It rings, was answered, or failed.", OUTCOME)},

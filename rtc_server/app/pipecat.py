@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Any
 
 from aiohttp import web
 
-from rtc_server.config import Settings
 from rtc_server.errors import (
     CallEndedError,
     CallNotFoundError,
@@ -27,8 +27,9 @@ from rtc_server.media.node import CallKind
 from rtc_server.transports.sdp import MAX_CANDIDATES, Offer, is_usable_candidate
 
 from .context import CONTEXT
+from .ice_servers import ICE_SERVERS
 from .offers import OfferTaker, call_options, read_json, read_json_object, require_echo_test, session_of
-from .principal import require_control
+from .principal import PRINCIPAL, require_control
 
 routes = web.RouteTableDef()
 
@@ -82,7 +83,7 @@ async def start(request: web.Request) -> web.Response:
     session = _session_in(payload.get("body"))
     session_of(request, session or {})  # refused now rather than when somebody waits for an answer
     session_id = request.app[STARTED].add(session, asyncio.get_running_loop().time())
-    return web.json_response({"sessionId": session_id, "iceConfig": ice_config(request.app[CONTEXT].settings)})
+    return web.json_response({"sessionId": session_id, "iceConfig": ice_config(request)})
 
 
 @routes.post("/api/offer")
@@ -122,9 +123,9 @@ async def add_candidates(request: web.Request) -> web.Response:
     return web.json_response({"status": "success"})
 
 
-def ice_config(settings: Settings) -> dict[str, Any]:
+def ice_config(request: web.Request) -> dict[str, Any]:
     """The ICE servers as browsers want them."""
-    return {"iceServers": [{"urls": [url]} for url in settings.webrtc.ice_servers]}
+    return {"iceServers": request.app[ICE_SERVERS].for_owner(request[PRINCIPAL].owner, time.time())}
 
 
 async def _create(request: web.Request, kind: CallKind) -> web.Response:

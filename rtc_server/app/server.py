@@ -39,7 +39,7 @@ from rtc_server.recording.store import check as check_recording
 from rtc_server.scheduling import place_executor, unused_media_settings
 from rtc_server.sip.service import SipService
 
-from . import admin, calls, client_secrets, health, pipecat, realtime_ws, status, telephone, whip
+from . import admin, calls, client_secrets, health, ice_servers, pipecat, realtime_ws, status, telephone, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import GUARD, Guard, guarded, install
@@ -260,7 +260,7 @@ async def _warm_up(engine: EngineClient, router: MediaRouter) -> None:
 
 
 def create_app(context: AppContext) -> web.Application:
-    """The HTTP surface. Raises ConfigError when a file of keys cannot be used."""
+    """The HTTP surface. Raises ConfigError when a file of keys, or the TURN secret, cannot be used."""
     app = web.Application(middlewares=[errors_as_json, guarded], client_max_size=MAX_REQUEST_BYTES)
     app[CONTEXT] = context
     install(app, Guard(context.settings))
@@ -273,6 +273,8 @@ def create_app(context: AppContext) -> web.Application:
     app.cleanup_ctx.append(realtime_ws.parser_pool)
     app.add_routes(pipecat.routes)
     app.add_routes(whip.routes)
+    app[ice_servers.ICE_SERVERS] = ice_servers.IceServers(context.settings)
+    app.add_routes(ice_servers.routes)
     app.add_routes(health.routes)
     app[status.STARTED_AT] = time.monotonic()
     app.add_routes(status.routes)

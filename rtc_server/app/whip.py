@@ -9,7 +9,6 @@ from __future__ import annotations
 from aiohttp import web
 from multidict import CIMultiDict
 
-from rtc_server.config import Settings
 from rtc_server.errors import (
     CallNotFoundError,
     InvalidParameterError,
@@ -20,6 +19,7 @@ from rtc_server.media.node import Answer
 from rtc_server.transports.fragments import read_fragment
 
 from .context import CONTEXT
+from .ice_servers import ice_links
 from .offers import OfferTaker, call_options, resumable
 from .principal import require_control
 
@@ -69,7 +69,7 @@ async def play(request: web.Request) -> web.Response:
 @routes.options("/{protocol:whip|whep}")
 async def endpoint_options(request: web.Request) -> web.Response:
     """What the endpoint takes. Eyevinn's client reads the ICE servers here, and trickles only if PATCH is named."""
-    headers = _ice_links(request.app[CONTEXT].settings)
+    headers = ice_links(request)
     headers["Allow"] = ENDPOINT_METHODS
     headers["Accept-Post"] = SDP
     headers["Access-Control-Allow-Methods"] = "POST, PATCH, DELETE, GET, OPTIONS"
@@ -149,15 +149,8 @@ def _if_match(request: web.Request) -> str | None:
 
 
 def _created(request: web.Request, location: str, answer: Answer) -> CIMultiDict[str]:
-    headers = _ice_links(request.app[CONTEXT].settings)
+    headers = ice_links(request)
     headers["Location"] = location
     headers["ETag"] = f'"{answer.ice_tag}"'
     headers["Accept-Patch"] = FRAGMENT
     return headers
-
-
-def _ice_links(settings: Settings) -> CIMultiDict[str]:
-    links: CIMultiDict[str] = CIMultiDict()
-    for url in settings.webrtc.ice_servers:
-        links.add("Link", f'<{url}>; rel="ice-server"')
-    return links

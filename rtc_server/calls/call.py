@@ -335,6 +335,19 @@ class Call:
         if self._ringing is None and self._keys.press(digit, now):
             self._tell("input_audio_buffer.dtmf_event_received", event=digit, received_at=int(time.time()))
 
+    def on_message(self, data: str | bytes, now: float) -> None:
+        if isinstance(data, bytes) and self._transport.carries_audio_in_events:
+            self._append_audio(data)
+            self._drain()
+            return
+        inbound = self._dialect.from_client(data)
+        for message in inbound.replies:
+            self._transport.send_event(message)
+        for event in inbound.events:
+            self._receive(event, now)
+        if inbound.ends_call and self._leaving is None:
+            self._leaving = asyncio.create_task(self.hang_up(), name=f"leaving-{self.call_id}")
+
     def _enter_keys(self, keys: str, now: float) -> None:
         if self._settings.session.dtmf_to_model:
             self._client_events.enter_text(entry_text(keys), now)

@@ -32,6 +32,7 @@ from .sources import (
     load_settings,
     settings_keys,
 )
+from .turn import TurnSection
 
 __all__ = [
     "COMMAND_LINE",
@@ -58,6 +59,7 @@ __all__ = [
     "SipSection",
     "SystemSection",
     "TracingSection",
+    "TurnSection",
     "TurnsSection",
     "WebRtcSection",
     "explain",

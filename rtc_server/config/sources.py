@@ -35,6 +35,7 @@ from .server import (
 )
 from .sip import SipSection
 from .sip_edge import SipEdgeSection
+from .turn import TurnSection
 
 ENV_PREFIX = "RTC_SERVER__"
 """`RTC_SERVER__TURNS__THRESHOLD=0.6` sets `turns.threshold`."""
@@ -64,6 +65,7 @@ class Settings(BaseModel):
     webrtc: WebRtcSection = WebRtcSection()
     audio: AudioSection = AudioSection()
     recording: RecordingSection = RecordingSection()
+    turn: TurnSection = TurnSection()
     sip: SipSection = SipSection()
     sip_edge: SipEdgeSection = SipEdgeSection()
     system: SystemSection = SystemSection()

@@ -14,7 +14,7 @@
 import { Call } from "./call.js";
 import { checkSurroundings } from "./devices.js";
 import { CallFailure } from "./failures.js";
-import { address, fetchReadiness } from "./server.js";
+import { address, fetchIceServers, fetchReadiness } from "./server.js";
 
 const READY_POLL_SECONDS = 2;
 const LOADING_PATIENCE_SECONDS = 600; // a large model from a slow disk
@@ -115,7 +115,7 @@ export class CallFlow extends EventTarget {
   async #connect(stream, signal) {
     for (let tries = 1; ; tries += 1) {
       this.#enter("connecting");
-      const call = this.#newCall(stream);
+      const call = await this.#newCall(stream);
       try {
         await call.connect(signal);
         return call;
@@ -129,8 +129,10 @@ export class CallFlow extends EventTarget {
   }
 
   /** @param {MediaStream} stream @param {string | null} [resume] */
-  #newCall(stream, resume = null) {
-    const call = new Call({ stream, endpoint: address("v1/realtime/calls"), resume });
+  async #newCall(stream, resume = null) {
+    const iceServers = await fetchIceServers(); // each time: TURN credentials expire
+    const relayOnly = new URLSearchParams(location.search).get("relay") === "1"; // to find out what is wrong with a relay
+    const call = new Call({ stream, endpoint: address("v1/realtime/calls"), iceServers, relayOnly, resume });
     const isCurrent = () => this.#call === call || this.#call === null;
     this.dispatchEvent(new Event("call"));
     call.addEventListener("server", (event) => {
@@ -164,7 +166,7 @@ export class CallFlow extends EventTarget {
       for (const wait of RESUME_WAITS_SECONDS) {
         for (let left = wait; left > 0; left -= 1) await second(attempt.signal);
         const stream = this.#microphone.stream ?? (await this.#microphone.open());
-        const call = this.#newCall(stream, token);
+        const call = await this.#newCall(stream, token);
         try {
           await call.connect(attempt.signal);
           this.#call = call;

@@ -14,6 +14,7 @@ import { authorization, hasKey } from "./credentials.js";
 import { CallFailure } from "./failures.js";
 
 const CHANNEL = "oai-events";
+const GATHER_RELAYS_MS = 3_000; // a relay over TCP takes 600 ms where UDP is blocked; usually all is there at once
 const GATHER_MS = 600; // the server also finds a caller without candidates; do not wait for slow interfaces
 const POST_MS = 15_000;
 const CONNECT_MS = 15_000; // the server gives up after the same time
@@ -28,6 +29,7 @@ export class Call extends EventTarget {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #lostTimer;
   /** @type {string | null} how another call goes on with this one's session */ #resumeToken = null;
   #endpoint;
+  #gatherMs;
   #resume;
   #isClosed = false;
   #isConnected = false;
@@ -38,13 +40,20 @@ export class Call extends EventTarget {
    * @param {MediaStream} options.stream the microphone
    * @param {string} options.endpoint absolute URL of `/v1/realtime/calls`
    * @param {RTCIceServer[]} [options.iceServers]
+   * @param {boolean} [options.relayOnly] go through a TURN server even where the direct way works
    * @param {string | null} [options.resume] the `resumeToken` of a call that was lost
    */
-  constructor({ stream, endpoint, iceServers = [], resume = null }) {
+  constructor({ stream, endpoint, iceServers = [], relayOnly = false, resume = null }) {
     super();
     this.#endpoint = endpoint;
     this.#resume = resume;
-    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    const relays = iceServers.some(({ urls }) => [urls].flat().some((url) => url.startsWith("turn")));
+    this.#gatherMs = relays ? GATHER_RELAYS_MS : GATHER_MS;
+    this.#pc = new RTCPeerConnection({
+      iceServers,
+      iceTransportPolicy: relayOnly ? "relay" : "all",
+      bundlePolicy: "max-bundle",
+    });
     this.#sender = this.#pc.addTrack(stream.getAudioTracks()[0], stream);
     this.#channel = this.#pc.createDataChannel(CHANNEL);
     this.#channel.addEventListener("message", (event) => this.#onMessage(event.data));
@@ -119,7 +128,7 @@ export class Call extends EventTarget {
   #gathered() {
     return new Promise((resolve) => {
       if (this.#pc.iceGatheringState === "complete") return resolve();
-      setTimeout(resolve, GATHER_MS);
+      setTimeout(resolve, this.#gatherMs);
       this.#pc.addEventListener("icegatheringstatechange", () => {
         if (this.#pc.iceGatheringState === "complete") resolve();
       });

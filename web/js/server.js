@@ -41,6 +41,17 @@ export async function fetchReadiness() {
 }
 
 /**
+ * `GET /v1/realtime/ice-servers`: the STUN and TURN servers for the next call; none when the server names none, or does
+ * not answer: most calls need none.
+ * @returns {Promise<RTCIceServer[]>}
+ */
+export async function fetchIceServers() {
+  const reply = await get("v1/realtime/ice-servers", authorization());
+  const body = reply?.ok ? await reply.json().catch(() => null) : null;
+  return Array.isArray(body?.iceServers) ? body.iceServers : [];
+}
+
+/**
  * What came of asking for the status: the document, a refusal in the server's words, or nobody answered.
  * @typedef {{kind: "status", status: any} | {kind: "refused", code: number, message: string} | {kind: "down"}} StatusReply
  */
