@@ -125,7 +125,6 @@ PURE = (
     "rtc_server.transports.video",
     "rtc_server.app.forms",
     "rtc_server.rtp",
-    "rtc_server.sip.edge.render",
     "rtc_server.codecs.base",
     "rtc_server.codecs.formats",
     "rtc_server.codecs.g711",
