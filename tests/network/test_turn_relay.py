@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import aioice.turn
-import psutil
 import pytest
 from aioice.stun import TransactionFailed
 from playwright.sync_api import Browser, expect
@@ -149,17 +148,6 @@ def trust(home: Path, authority: Path) -> None:
         subprocess.run(["certutil", "-d", f"sql:{database}", *command], check=True)
 
 
-@contextmanager
-def no_browser_left() -> Iterator[None]:
-    """Chromium's audio process outlives it by more seconds than a leaked process is waited for."""
-    try:
-        yield
-    finally:
-        left = [child for child in psutil.Process().children(recursive=True) if "chromium" in child.name()]
-        _, alive = psutil.wait_procs(left, timeout=20.0)
-        assert not alive, alive
-
-
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     require_namespaces("turnserver", "certutil")
@@ -178,7 +166,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     }
     flags = [flag for flag in FLAGS if not flag.startswith("--host-resolver-rules")]
     flags.append(f"--unsafely-treat-insecure-origin-as-secure={page}")
-    with network() as net, no_browser_left():
+    with network() as net:
         at_server, edge, at_browser = net.machine("server"), net.machine("edge"), net.machine("browser")
         net.link(at_browser, f"{BROWSER}/24", edge, f"{EDGE}/24")
         net.link(edge, f"{EDGE_INSIDE}/24", at_server, f"{SERVER}/24")
@@ -196,7 +184,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 
 @pytest.fixture(autouse=True)
-def no_leaked_threads(stand: Stand, no_leaked_threads: None) -> None:
+def no_leaked_threads(no_leaked_processes_and_sockets: None, stand: Stand, no_leaked_threads: None) -> None:
     """The check of every test, begun after the stand, whose threads live as long as it does."""
 
 
