@@ -8,13 +8,16 @@ password.
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -76,6 +79,27 @@ class Stand:
             assert time.monotonic() < deadline, f"{len(found)} calls were answered:\n{self.logs}"
             time.sleep(0.05)
         return found[number - 1]
+
+    def post(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        """Ask the server over HTTP, as an application on its machine; status and JSON body, {} without one."""
+        status, text, _ = self._post(path, body)
+        return status, json.loads(text) if text.startswith(b"{") else {}
+
+    def dial(self, target: str) -> str:
+        """Have the server call somebody; the id of the call. Raises AssertionError."""
+        status, text, location = self._post(
+            "/v1/realtime/calls", {"target_uri": target, "session": {"type": "realtime"}}
+        )
+        assert status == 201, text
+        return location.rsplit("/", 1)[1]
+
+    def _post(self, path: str, body: object) -> tuple[int, bytes, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", int(self.server.url.rsplit(":", 1)[1]), timeout=30.0)
+        with self.machine.entered(), closing(connection):
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request("POST", path, None if body is None else json.dumps(body), headers)
+            reply = connection.getresponse()
+            return reply.status, reply.read(), reply.getheader("Location", "")
 
     @property
     def num_answered(self) -> int:
@@ -160,9 +184,18 @@ def sip_stand(
 ) -> Iterator[Stand]:
     """`with sip_stand({"server.echo_test": True}, {"max_failed_logins": 3}) as stand:`; both edge and server are up.
     `edge_settings` are keys of [sip_edge]."""
-    of_server: dict[str, Value] = {"webrtc.host_addresses": [SERVER_ADDRESS], "sip.enabled": True, **(settings or {})}
     of_edge = {f"sip_edge.{key}": value for key, value in (edge_settings or {}).items()}
-    with edge_alone({**of_server, **of_edge}) as alone, server_process(backend, of_server) as server:
+    with edge_alone({**(settings or {}), **of_edge}) as alone, stand_behind(alone, settings, backend) as stand:
+        yield stand
+
+
+@contextmanager
+def stand_behind(
+    alone: EdgeAlone, settings: Mapping[str, Value] | None = None, backend: str = "echo"
+) -> Iterator[Stand]:
+    """The server behind that edge."""
+    of_server: dict[str, Value] = {"webrtc.host_addresses": [SERVER_ADDRESS], "sip.enabled": True, **(settings or {})}
+    with alone.machine.entered(), server_process(backend, of_server) as server:
         _wait_for_calls(server)
         yield Stand(
             server,
