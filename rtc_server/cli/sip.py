@@ -160,11 +160,20 @@ def _write(folder: Path, config: Path | None, ng_port: int) -> Rendered:
 
 
 @app.command("check")
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: ConfigOption = None,
+    relay: Annotated[bool, typer.Option("--relay", help="Ask the media relay alone.")] = False,
+    ng_port: NgPortOption = NG_PORT,
+) -> None:
     """Ask the edge of this machine whether it takes calls; exit code 1 if it does not."""
     from rtc_server.config import load_settings
-    from rtc_server.sip.edge.run import ask, options_request
+    from rtc_server.sip.edge.run import PING, ask, options_request
 
+    if relay:
+        if not ask(("127.0.0.1", ng_port), PING, 2.0):
+            err().print(f"The media relay does not answer on UDP port {ng_port}.", markup=False)
+            raise typer.Exit(1)
+        return
     settings = load_settings(config)
     to = _proxy_address(settings)
     where = settings.sip.proxy
