@@ -26,7 +26,7 @@ def free_udp_port() -> int:
 
 
 class ProxyPeer(asyncio.DatagramProtocol):
-    """See the module's docstring; made by `proxy_peer`. Requests of the server are answered with 200."""
+    """See the module's docstring; made by `proxy_peer`. Requests of the server get a 200, but for INVITE."""
 
     def __init__(self, adapter_port: int) -> None:
         self._adapter = (HOST, adapter_port)
@@ -40,7 +40,7 @@ class ProxyPeer(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, _address: object) -> None:
         self.received.append(data)
-        if status_of(data) is None and not data.startswith(b"ACK"):
+        if status_of(data) is None and not data.startswith((b"ACK", b"INVITE")):
             self._send(response(data, b"202 Accepted" if data.startswith(b"REFER") else b"200 OK"))
         self._news.set()
 
@@ -69,6 +69,10 @@ class ProxyPeer(asyncio.DatagramProtocol):
         request = fill(b"\r\n".join(lines) + b"\r\n\r\n" + body, HOST, self.port, HOST, identity)
         self._send(request)
         return request
+
+    def ring(self, invite: bytes) -> None:
+        """180 to an INVITE of the server."""
+        self._send(response(invite, b"180 Ringing").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
 
     def cancel(self, invite: bytes) -> None:
         """Give the call up before it is answered (RFC 3261 section 9.1)."""

@@ -84,7 +84,7 @@ def render(settings: Settings, address: str, paths: EdgePaths, registrar_passwor
     )
     proxy = (
         *("kamailio", "-DD", "-E", "-f", str(paths.folder / "kamailio.cfg")),
-        *("-P", str(paths.folder / "kamailio.pid"), "-Y", str(paths.folder), "-m", "64", "-M", "8"),
+        *("-P", str(paths.folder / "kamailio.pid"), "-Y", str(paths.folder), "-m", "512", "-M", "16"),
     )
     return Rendered(files, relay, proxy)
 
