@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.support.sip_words import Account
 from benchmarks.support.words import word_errors
 from model.interface import Pcm16
 from rtc_server.client.recording import load_recording
@@ -16,6 +17,7 @@ from tests.support.namespaces import require_namespaces
 from tests.support.server_process import Value
 from tests.support.sideband import Sideband, sideband
 from tests.support.sip_stand import OTHER_USER, PASSWORD, PHONE_ADDRESS, SERVER_ADDRESS, USER, Stand, sip_stand
+from tests.support.sipp import sipp
 
 SPEECH = Path(__file__).resolve().parents[1] / "data" / "speech"
 QUESTION, ASKED = "f0_rms.wav", "What is the capital of France?"
@@ -45,7 +47,11 @@ def the_question() -> Pcm16:
 
 def voiced_seconds(phone: Baresip) -> float:
     """How long the telephone heard a voice."""
-    pcm, rate = phone.heard()
+    return voiced_in(*phone.heard())
+
+
+def voiced_in(pcm: Pcm16, rate: int) -> float:
+    """Seconds of it that are louder than a silent line."""
     frames = pcm[: len(pcm) // (rate // 10) * (rate // 10)].reshape(-1, rate // 10).astype(np.float64)
     return float((np.sqrt((frames**2).mean(axis=1)) > MIN_VOICE_RMS).sum()) / 10
 
@@ -101,5 +107,22 @@ def test_the_server_calls_a_telephone_that_answers_and_talks(stand: Stand, tmp_p
         assert stand.post(f"/v1/realtime/calls/{call_id}/hangup")[0] == 200
         telephone.wait_for("CALL_CLOSED")
         assert voiced_seconds(telephone) > MIN_VOICED_SECONDS
+    with stand.machine.entered():
+        stand.server.wait_for_calls(0)
+
+
+def test_a_telephone_that_holds_the_call_talks_before(stand: Stand, tmp_path: Path) -> None:
+    require_namespaces("sipp")
+    before = stand.num_answered
+    account = Account(OTHER_USER, PASSWORD)
+    with sipp(
+        "talk_and_hold", the_question(), stand.phone, PHONE_ADDRESS, stand.edge, account, tmp_path, talk_seconds=9.0
+    ) as telephone:
+        with sideband(stand.machine, stand.server.url, stand.answered_call(before + 1)) as watched:
+            assert hear_the_reply(watched)
+            watched.wait_for("rtc_server.call.held")
+            watched.wait_for("rtc_server.call.resumed")
+            telephone.wait()
+        assert voiced_in(telephone.heard(), 8_000) > MIN_VOICED_SECONDS
     with stand.machine.entered():
         stand.server.wait_for_calls(0)
