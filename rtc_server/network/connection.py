@@ -315,12 +315,18 @@ class IceConnection(Connection):
         self._allowance -= 1
         return True
 
+    def working_pair(self) -> CandidatePair | None:
+        """The best pair whose check was answered; None while there is none."""
+        return next((pair for pair in self._check_list if pair.state == CandidatePair.State.SUCCEEDED), None)
+
     def successor(self) -> IceConnection:
         """A connection with new credentials on the same path, for an ICE restart."""
         arguments = {**self._arguments, "local_username": None, "local_password": None}
         return IceConnection(self.options, **arguments)
 
 
+EARLY_POLL_SECONDS = 0.05
+NOMINATION_SECONDS = 0.3  # a peer whose old path works nominates within a round trip or two
 MAX_PAIRS = 50  # candidate pairs per call: a hostile peer could show a new source port with every check
 
 
@@ -401,6 +407,7 @@ class RestartableIce:
         await self._abandon()
 
     async def _switch(self, new: IceConnection) -> None:
+        early = asyncio.create_task(self._send_early(new), name="ice-early")
         try:
             async with asyncio.timeout(30):
                 await new.connect()
@@ -409,6 +416,9 @@ class RestartableIce:
                 self._next = None
             await new.close()
             return
+        finally:
+            early.cancel()
+            await asyncio.gather(early, return_exceptions=True)
         transport, old = self._transport, self._transport._connection
         monitor = vars(transport)["_RTCIceTransport__monitor_task"]
         monitor.cancel()
@@ -416,6 +426,15 @@ class RestartableIce:
         vars(transport)["_RTCIceTransport__monitor_task"] = asyncio.ensure_future(transport._monitor())
         self._next = None
         await old.close()
+
+    @staticmethod
+    async def _send_early(new: IceConnection) -> None:
+        """Media goes over a pair that works before the peer has nominated one (RFC 8445 section 12.1): a browser whose
+        network is gone takes five seconds to give its old pair up, and hears us on any."""
+        while (working := new.working_pair()) is None:  # noqa: ASYNC110 - aioice tells nobody of a pair that works
+            await asyncio.sleep(EARLY_POLL_SECONDS)
+        await asyncio.sleep(NOMINATION_SECONDS)
+        new.path.set_target(_sender(new.working_pair() or working))
 
     async def _abandon(self) -> None:
         task, self._switching = self._switching, None

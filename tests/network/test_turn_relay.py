@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from rtc_server.config import load_settings
 from tests.browser.caller import REPLY_MS, Caller
 from tests.browser.chromium import FLAGS, LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
 from tests.support.faults import TURNSERVER
+from tests.support.forwarding import forwarded
 from tests.support.namespaces import Namespace, network, require_namespaces
 from tests.support.server_process import ServerProcess, Value, server_process
 
@@ -94,50 +94,6 @@ def coturn(folder: Path) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
-
-
-@contextmanager
-def forwarded(listen: tuple[str, int], target: tuple[str, int]) -> Iterator[None]:
-    """TCP connections on this thread's machine are handed on: how the page comes to the browser."""
-    listener = socket.create_server(listen)
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(*target)
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
-
-    async def serve(stop: asyncio.Event) -> None:
-        server = await asyncio.start_server(connect, sock=listener)
-        started.set()
-        await stop.wait()
-        server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    stop = asyncio.Event()
-    # A thread begins on the machine of the one that starts it.
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(stop)), name="forwarding")
-    thread.start()
-    started.wait(START_SECONDS)
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
 
 
 def trust(home: Path, authority: Path) -> None:

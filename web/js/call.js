@@ -19,6 +19,10 @@ const GATHER_MS = 600; // the server also finds a caller without candidates; do 
 const POST_MS = 15_000;
 const CONNECT_MS = 15_000; // the server gives up after the same time
 const LOST_GRACE_MS = 8_000; // Wi-Fi hand-over takes seconds; the server keeps a silent call about this long
+const PATCH_MS = 1_000;
+const PATCH_WAIT_MS = 100;
+const WATCH_MS = 300;
+const SILENT_MS = 1_200; // three of the packets that come in silence
 const TIME_LIMIT_MARGIN_S = 5;
 
 export class Call extends EventTarget {
@@ -31,6 +35,10 @@ export class Call extends EventTarget {
   #endpoint;
   #gatherMs;
   #resume;
+  /** @type {ReturnType<typeof setInterval> | undefined} */ #watcher;
+  #packets = 0;
+  #packetAt = 0;
+  #isSilent = false;
   #isClosed = false;
   #isConnected = false;
   #expiresAt = Infinity;
@@ -89,6 +97,7 @@ export class Call extends EventTarget {
       }
       await this.#connected(signal);
       this.#isConnected = true;
+      this.#watcher = setInterval(() => this.#watch(), WATCH_MS);
     } catch (error) {
       this.#close();
       throw error;
@@ -204,6 +213,22 @@ export class Call extends EventTarget {
     this.#emit("server", event);
   }
 
+  /** A network that is gone is noticed by its silence, seconds before the browser says so: the server sends something
+   * every 400 ms, whoever speaks. One restart for each silence. */
+  async #watch() {
+    if (this.#isClosed) return;
+    const stats = await this.#pc.getStats();
+    let packets = 0;
+    for (const entry of stats.values()) if (entry.type === "inbound-rtp") packets += entry.packetsReceived ?? 0;
+    const now = performance.now();
+    if (packets !== this.#packets) {
+      [this.#packets, this.#packetAt, this.#isSilent] = [packets, now, false];
+    } else if (packets > 0 && !this.#isSilent && now - this.#packetAt > SILENT_MS) {
+      this.#isSilent = true;
+      if (!this.#isClosed && this.#lostTimer === undefined) this.#restartIce();
+    }
+  }
+
   #onConnectionState() {
     const state = this.#pc.connectionState;
     if (!this.#isConnected || this.#isClosed) return;
@@ -227,12 +252,8 @@ export class Call extends EventTarget {
       await this.#pc.setLocalDescription();
       await this.#gathered();
       if (this.#isClosed || !this.#callUrl) return;
-      const reply = await fetch(this.#callUrl, {
-        method: "PATCH",
-        headers: { "Content-Type": "application/sdp", ...authorization() },
-        body: this.#pc.localDescription?.sdp ?? "",
-        signal: AbortSignal.timeout(LOST_GRACE_MS),
-      });
+      const reply = await this.#offerAgain(this.#pc.localDescription?.sdp ?? "");
+      if (!reply) return;
       if (reply.status === 404 || reply.status === 410) return this.#end("connection-lost");
       if (!reply.ok) return;
       const sdp = await reply.text();
@@ -240,6 +261,20 @@ export class Call extends EventTarget {
     } catch {
       // No network at the moment, or the call was closed meanwhile: the timer decides.
     }
+  }
+
+  /** The first request may go out on a connection over the network that is gone, and never be answered.
+   * @param {string} body @returns {Promise<Response | null>} */
+  async #offerAgain(body) {
+    const headers = { "Content-Type": "application/sdp", ...authorization() };
+    for (let left = LOST_GRACE_MS; left > 0 && !this.#isClosed && this.#callUrl; left -= PATCH_MS) {
+      try {
+        return await fetch(this.#callUrl, { method: "PATCH", headers, body, signal: AbortSignal.timeout(PATCH_MS) });
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, PATCH_WAIT_MS));
+      }
+    }
+    return null;
   }
 
   /** @param {"ended-by-server" | "connection-lost"} kind */
@@ -257,6 +292,7 @@ export class Call extends EventTarget {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearTimeout(this.#lostTimer);
+    clearInterval(this.#watcher);
     if (this.#callUrl) {
       // Nobody waits for this: if it is lost, the closed connection tells the server as well, a little later.
       fetch(this.#callUrl, { method: "DELETE", keepalive: true, headers: authorization() }).catch(() => undefined);
