@@ -106,6 +106,7 @@ async def application(tmp_path: Path, **settings: object) -> AsyncIterator[Appli
         phone = await stack.enter_async_context(proxy_peer(sip_port, proxy_port))
         url = await stack.enter_async_context(running_server(**{**overrides, **settings}))
         media = await stack.enter_async_context(sdp_peer(label=None))
+        await phone.until_ready()
         client = AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, webhook_secret=SECRET, max_retries=0)
         await stack.enter_async_context(client)
         app = Application(client, url, phone, media)
