@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.support.sip_words import Account, body_of, credentials, header, response, status_of
+from benchmarks.support.sip_words import Account, body_of, credentials, header, in_dialog, response, status_of
 from tests.sip.single_messages import ECHO, exchange, invite, register
 from tests.support.baresip import Phone, baresip
 from tests.support.namespaces import require_namespaces
@@ -155,6 +155,26 @@ def test_a_registered_telephone_rings_where_it_registered_from(
         assert "a=fingerprint:" in sdp
         assert b"alias=" in header(answer, b"Contact")
         assert not header(answer, b"Server") + header(answer, b"User-Agent")
+
+
+@pytest.mark.parametrize(("transport", "encryption"), [("tcp", ""), ("tls", "srtp-mand")])
+def test_a_registered_telephone_rings_and_is_hung_up_over_its_connection(
+    edge: EdgeAlone, adapter: Adapter, tmp_path: Path, transport: str, encryption: str
+) -> None:
+    host = f"{SERVER_ADDRESS}:5061" if transport == "tls" else SERVER_ADDRESS
+    phone = Phone(PHONE_ADDRESS, host, OTHER_USER, PASSWORD, "PCMU", transport, encryption, registers=True)
+    with baresip(phone, edge.phone, tmp_path) as telephone:
+        telephone.wait_until_registered()
+        adapter.call(f"sip:{OTHER_USER}@{edge.realm}", f"over-{transport}")
+        telephone.wait_for("CALL_INCOMING")  # with "srtp-mand" a plain offer would be refused
+        telephone.command("accept")
+        answer = adapter.receive(b"SIP/2.0 200")
+        assert b"fingerprint" in body_of(answer)
+        adapter.send(in_dialog(answer, b"ACK", "127.0.0.1", 5070, f"ack-{transport}"))
+        telephone.wait_for("CALL_ESTABLISHED")
+        adapter.send(in_dialog(answer, b"BYE", "127.0.0.1", 5070, f"bye-{transport}"))
+        telephone.wait_for("CALL_CLOSED")
+        assert adapter.receive(b"SIP/2.0 200")
 
 
 def test_a_contact_of_somebody_else_is_not_called(edge: EdgeAlone, adapter: Adapter) -> None:
