@@ -48,7 +48,7 @@ make_user() {
         groupadd --gid "$UID_GID" rtc-server
         useradd --no-log-init --no-create-home --uid "$UID_GID" --gid "$UID_GID" --home-dir "$HOME_DIR" --shell /usr/sbin/nologin rtc-server
     fi
-    for folder in "$HOME_DIR" "$HOME_DIR/certs" "$HOME_DIR/models" "$HOME_DIR/recordings"; do
+    for folder in "$HOME_DIR" "$HOME_DIR/certs" "$HOME_DIR/models" "$HOME_DIR/recordings" "$HOME_DIR/sip"; do
         install -d -o rtc-server -g rtc-server -m 0750 "$folder"
     done
     install -d -o root -g rtc-server -m 0750 "$CONFIG_DIR"

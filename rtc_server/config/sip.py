@@ -83,6 +83,8 @@ class SipSection(Section):
     """User part of our address in calls that we make, such as "+493012345"; "" = "rtc-server"."""
     session_expires_seconds: int = Field(1800, ge=90, le=86_400)
     """Session timer (RFC 4028): a call whose peer shows no sign of life for so long is ended."""
+    keepalive_seconds: float = Field(30.0, ge=1.0, le=3_600.0)
+    """How often the peer of a call is asked whether it is there (OPTIONS); one that twice gives no answer is gone."""
 
     @model_validator(mode="after")
     def _check(self) -> SipSection:

@@ -34,6 +34,7 @@ from . import messages
 from .session_timer import IntervalTooSmallError, SessionTimer, agree_as_answerer, agree_as_caller
 
 MAX_HEADERS, MAX_HEADER_CHARS = 64, 1024  # told to the server of one INVITE
+MAX_MISSED = 2  # questions without an answer, then a peer is gone
 RETRY_REFRESH_SECONDS = 3.0  # a refresh that met another request of the dialog (491, 500)
 PRIVATE = frozenset({"via", "route", "record-route", "authorization", "proxy-authorization", "max-forwards", "cseq"})
 COMPACT = {"session-expires": "x", "supported": "k", "event": "o", "refer-to": "r", "subject": "s"}
@@ -118,6 +119,9 @@ class Owner(Protocol):
     @property
     def min_session_seconds(self) -> int: ...
 
+    @property
+    def keepalive_seconds(self) -> float: ...
+
 
 class Leg:
     """Commands go down as methods, what happens goes up as `messages`."""
@@ -131,6 +135,8 @@ class Leg:
         self._is_over = False
         self._timer: SessionTimer | None = None
         self._timeout: Any = None
+        self._keepalive: Any = None
+        self._num_missed = 0
         self._allows_update = False
         self._invite_key: tuple[str, str | None, int] | None = None
         self.ua = self._make_ua()
@@ -177,6 +183,7 @@ class Leg:
         if not self.is_answered:
             self.is_answered = True
             self._arm()
+            self._ask_later()
 
     def refuse(self, status_code: int, retry_after: int | None) -> None:
         """The same with a refusal; a call that was answered goes on as it was."""
@@ -207,9 +214,10 @@ class Leg:
     def close(self) -> None:
         """No timer of ours is left."""
         self._is_over = True
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self._timeout = None
+        for timer in (self._timeout, self._keepalive):
+            if timer is not None:
+                timer.cancel()
+        self._timeout = self._keepalive = None
 
     # --- what the peer does
 
@@ -293,6 +301,7 @@ class Leg:
                 body = event.getData()[2]
                 self._owner.tell(messages.Answered(self.call_id, None if body is None else text(body)))
                 self._arm()
+                self._ask_later()
             case CCEventFail() | CCEventRedirect():
                 self._end("refused", int(event.getData()[0]))
             case CCEventDisconnect():
@@ -395,6 +404,27 @@ class Leg:
             if code in (405, 501):
                 self._allows_update = False
             self._arm()
+
+    def _ask_later(self) -> None:
+        """The relay in between answers for the media of a peer that has vanished, so nothing else would tell."""
+        if not self._is_over:
+            self._keepalive = Timeout(self._ask, self._owner.keepalive_seconds)
+
+    def _ask(self) -> None:
+        self._keepalive = None
+        if not self._is_over:
+            self.ua.newTransaction(self.ua.genRequest("OPTIONS"), resp_cb=self._on_asked)
+
+    def _on_asked(self, response: Any) -> None:
+        code, _ = response.getSCode()
+        if code < 200 or self._is_over:
+            return
+        # 408 and 481: nobody there, or nobody who knows this call. Whatever else it says, it is there.
+        self._num_missed = self._num_missed + 1 if code in (408, 481) else 0
+        if code == 481 or self._num_missed >= MAX_MISSED:
+            self._expire()
+        else:
+            self._ask_later()
 
     def _expire(self) -> None:
         self.hang_up("session_expired")

@@ -48,6 +48,7 @@ class SipAdapter:
             "proxy_host": proxy_host,
             "proxy_port": proxy_port,
             "session_seconds": settings.session_expires_seconds,
+            "keepalive_seconds": settings.keepalive_seconds,
             "min_session_seconds": min_session_seconds,
             "max_legs": max_calls + RINGING_LEGS,
         }

@@ -87,6 +87,7 @@ class Adapter:
         self._legs: dict[str, Leg] = {}
         self._max_legs = int(options["max_legs"])
         self._session_seconds = int(options["session_seconds"])
+        self._keepalive_seconds = float(options["keepalive_seconds"])
         self._min_session_seconds = int(options["min_session_seconds"])
         self._dropped: Counter[str] = Counter()
         self._is_ready = False
@@ -141,6 +142,11 @@ class Adapter:
     def session_seconds(self) -> int:
         """Session timer that we like best."""
         return self._session_seconds
+
+    @property
+    def keepalive_seconds(self) -> float:
+        """From one question to the peer of a call to the next."""
+        return self._keepalive_seconds
 
     @property
     def min_session_seconds(self) -> int:

@@ -18,6 +18,7 @@ from benchmarks.support.tone_bursts import bursts, share_returned
 from tests.sip.single_messages import ECHO, exchange, invite, register
 from tests.support.baresip import Phone, baresip
 from tests.support.namespaces import require_namespaces
+from tests.support.server_process import Value
 from tests.support.sideband import sideband
 from tests.support.sip_stand import (
     OTHER_USER,
@@ -37,7 +38,7 @@ MAX_FAILED_LOGINS = 5
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     require_namespaces("kamailio", "rtpengine", "baresip")
-    settings = {"server.echo_test": True, "server.max_calls": 8}
+    settings: dict[str, Value] = {"server.echo_test": True, "server.max_calls": 8, "sip.keepalive_seconds": 1.0}
     with sip_stand(settings, {"max_failed_logins": MAX_FAILED_LOGINS, "ban_seconds": 3}) as made:
         yield made
         assert "Traceback" not in made.server.log
@@ -246,6 +247,23 @@ def test_the_server_hangs_up(stand: Stand, tmp_path: Path) -> None:
         call_id = stand.answered_call(before + 1)
         assert stand.post(f"/v1/realtime/calls/{call_id}/hangup")[0] == 200
         assert telephone.wait_for("CALL_CLOSED")
+
+
+def test_a_telephone_that_vanishes_is_missed(stand: Stand, tmp_path: Path) -> None:
+    """Its media relay goes on answering for it, so only the telephone itself can tell."""
+    before = stand.num_answered
+    with baresip(Phone(PHONE_ADDRESS, SERVER_ADDRESS, USER, PASSWORD), stand.phone, tmp_path) as telephone:
+        telephone.dial(AGENT)
+        telephone.wait_for("CALL_ESTABLISHED")
+        call_id = stand.answered_call(before + 1)
+        telephone.wait_a_while(3.0)  # asked, it says that it is there
+        assert f"call ended call_id={call_id}" not in stand.server.log
+        telephone.freeze()
+        deadline = time.monotonic() + 40
+        while f"call ended call_id={call_id}" not in stand.server.log:
+            assert time.monotonic() < deadline, stand.logs
+            time.sleep(0.2)
+        assert f"telephone call over call_id={call_id} reason=session_expired" in stand.server.log
 
 
 # --- registration

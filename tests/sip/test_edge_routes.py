@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.support.sip_words import Account, body_of, credentials, header, response, status_of
+from benchmarks.support.sip_words import Account, body_of, credentials, header, headers, in_dialog, response, status_of
 from tests.sip.single_messages import ECHO, exchange, invite, register
 from tests.support.baresip import Phone, baresip
 from tests.support.namespaces import require_namespaces
@@ -157,6 +157,26 @@ def test_a_registered_telephone_rings_where_it_registered_from(
         assert not header(answer, b"Server") + header(answer, b"User-Agent")
 
 
+@pytest.mark.parametrize(("transport", "encryption"), [("tcp", ""), ("tls", "srtp-mand")])
+def test_a_registered_telephone_rings_and_is_hung_up_over_its_connection(
+    edge: EdgeAlone, adapter: Adapter, tmp_path: Path, transport: str, encryption: str
+) -> None:
+    host = f"{SERVER_ADDRESS}:5061" if transport == "tls" else SERVER_ADDRESS
+    phone = Phone(PHONE_ADDRESS, host, OTHER_USER, PASSWORD, "PCMU", transport, encryption, registers=True)
+    with baresip(phone, edge.phone, tmp_path) as telephone:
+        telephone.wait_until_registered()
+        adapter.call(f"sip:{OTHER_USER}@{edge.realm}", f"over-{transport}")
+        telephone.wait_for("CALL_INCOMING")  # with "srtp-mand" a plain offer would be refused
+        telephone.command("accept")
+        answer = adapter.receive(b"SIP/2.0 200")
+        assert b"fingerprint" in body_of(answer)
+        adapter.send(in_dialog(answer, b"ACK", "127.0.0.1", 5070, f"ack-{transport}"))
+        telephone.wait_for("CALL_ESTABLISHED")
+        adapter.send(in_dialog(answer, b"BYE", "127.0.0.1", 5070, f"bye-{transport}"))
+        telephone.wait_for("CALL_CLOSED")
+        assert adapter.receive(b"SIP/2.0 200")
+
+
 def test_a_contact_of_somebody_else_is_not_called(edge: EdgeAlone, adapter: Adapter) -> None:
     """Behind a router the Contact says a private address, and an evil telephone says ours or anybody's."""
     host, account = "10.50.1.5", Account(USER, PASSWORD)
@@ -201,3 +221,37 @@ def test_only_the_adapter_is_the_adapter(edge: EdgeAlone, adapter: Adapter) -> N
         message = invite("127.0.0.1").replace(ECHO.encode(), f"sip:+491@{TRUNK_ADDRESS}:5080".encode())
         sock.sendto(message.replace(b"127.0.0.1:5080", b"127.0.0.1:5099"), PROXY)
         assert status_of(sock.recv(65_536)) == 407
+
+
+def test_behind_address_translation_telephones_are_told_the_outer_address() -> None:
+    require_namespaces("kamailio", "rtpengine")
+    outer = "10.99.0.77"
+    with (
+        edge_alone({"sip_edge.external_address": outer}) as edge,
+        edge.machine.entered(),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.bind(ADAPTER)
+        adapter = Adapter(sock)
+        with phone_socket(edge, TRUNK_ADDRESS, 5080) as trunk:
+            trunk.sendto(invite(TRUNK_ADDRESS), edge.edge)
+            request = adapter.receive(b"INVITE")
+            assert "a=candidate:" in body_of(request).decode()
+            assert outer not in body_of(request).decode()  # the server is on this side
+            mid = re.search(rb"a=mid:(\S+)", body_of(request))
+            assert mid
+            answer = OFFER.replace(b"a=mid:0", b"a=mid:" + mid[1]).replace(b"a=group:BUNDLE 0\r\n", b"")
+            answer = (
+                answer.replace(b"IP4 0.0.0.0", b"IP4 10.99.0.1")
+                .replace(b" 111 0 8", b" 0")
+                .replace(b"a=rtpmap:111 opus/48000/2\r\n", b"")
+            )
+            answer = answer.replace(b"a=rtpmap:8 PCMA/8000\r\n", b"").replace(b"actpass", b"active")
+            ok = response(request, b"200 OK", answer).replace(b"To: <" + ECHO.encode() + b">", b"To: <sip:echo>;tag=1")
+            more = b"Contact: <sip:127.0.0.1:5070>\r\nContent-Type: application/sdp\r\nContent-Length"
+            adapter.send(ok.replace(b"Content-Length", more))
+            while (status_of(reply := trunk.recv(65_536)) or 0) < 200:
+                pass
+        assert f"c=IN IP4 {outer}" in body_of(reply).decode()
+        assert SERVER_ADDRESS not in body_of(reply).decode()
+        assert any(outer.encode() in line for line in headers(reply, b"Record-Route"))

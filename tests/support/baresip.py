@@ -7,6 +7,7 @@ files; a call whose recording ends is hung up, so recordings are followed by sil
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import time
@@ -133,6 +134,10 @@ class Baresip:
         while time.monotonic() < deadline:
             self._read(0.1)
 
+    def freeze(self) -> None:
+        """Do nothing any more, as a telephone without power; `baresip` ends it nevertheless."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def wait_until_registered(self, timeout_seconds: float = 15.0) -> None:
         """It says so while it starts, before anybody can listen to its events."""
         deadline = time.monotonic() + timeout_seconds
@@ -212,6 +217,7 @@ def baresip(phone: Phone, machine: Namespace, folder: Path) -> Iterator[Baresip]
                 yield Baresip(phone, folder, process, connection)
         finally:
             process.terminate()  # hangs up and unregisters
+            process.send_signal(signal.SIGCONT)
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
