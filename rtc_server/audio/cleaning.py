@@ -6,6 +6,7 @@ one maintained build of it with wheels for every Python here. Nothing else of Li
 
 from __future__ import annotations
 
+from collections import deque
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from model.interface import INPUT_SAMPLE_RATE, Pcm16
 
+from .echo_delay import EchoDelayFinder
 from .pcm import rms_dbfs
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ PIECE = INPUT_SAMPLE_RATE // 100  # samples: what the library takes, 10 ms
 CANCELLER_DELAY = PIECE  # samples by which what the canceller gives is late: its bands overlap
 SUPPRESSOR_DELAY = PIECE + 130  # samples: up to a piece waits for its other samples, and the suppressor's own 8 ms
 AUDIBLE_DBFS = -55.0  # quieter than this nothing can come back above the voice detector's threshold
-ECHO_PIECES = 150  # after the last audible piece, while its echo may come: 800 ms of path, 700 ms of room
+MAX_CANCELLED_MS = 450  # the canceller looks for an echo no later than about 500 ms
+HELD_DELAY_MS = 200  # what it is left to find of a later one: room for a path that changes
+ECHO_PIECES = 180  # after the last audible piece, while its echo may come: 1 s of path, 0.8 s of room
 JITTER_PIECES = 20  # input may come this much early or late, 200 ms, before the two clocks are brought together again
 MAX_MADE_UP_PIECES = 50  # silence put in their place at once, 500 ms: 3 ms of processor time
 EMPTY = np.zeros(0, np.int16)
@@ -53,6 +57,9 @@ class EchoCanceller:
         self._processing = AudioProcessingModule(echo_cancellation=True)
         self._rest = EMPTY  # of the input, less than a piece
         self._late = np.zeros(PIECE, np.int16)  # the piece before, as it was heard
+        self._finder = EchoDelayFinder(playout_rate)
+        self._held: deque[Pcm16] = deque()  # pieces sent that the canceller is given later: the echo is that late
+        self._num_held = 0  # how many of them there are to be
         self._audible = 0  # pieces for which an echo may still come
         self._was_cleaned = False
         self._ahead = 0  # pieces sent less pieces heard, since the first that was heard
@@ -64,8 +71,16 @@ class EchoCanceller:
             self._audible = ECHO_PIECES
         size = self._playout_rate // 100
         for at in range(0, len(pcm) - size + 1, size):
-            self._processing.process_reverse_stream(_frame(pcm[at : at + size], self._playout_rate))
+            self._finder.sent(pcm[at : at + size])
+            self._held.append(pcm[at : at + size])
             self._ahead += self._has_heard
+            if len(self._held) <= self._num_held:
+                self._give(np.zeros(size, np.int16))
+            while len(self._held) > self._num_held:
+                self._give(self._held.popleft())
+
+    def _give(self, piece: Pcm16) -> None:
+        self._processing.process_reverse_stream(_frame(piece, self._playout_rate))
 
     def clean(self, pcm: Pcm16) -> Pcm16:
         """The next input, int16 mono 16 kHz, any number of samples -> the same stream `CANCELLER_DELAY` later and
@@ -86,6 +101,8 @@ class EchoCanceller:
     def _next(self, piece: Pcm16) -> Pcm16:
         if abs(self._ahead) > JITTER_PIECES:
             self._bring_clocks_together()
+        if self._audible:
+            self._follow(self._finder.heard(piece))
         cleaned = _processed(self._processing, piece)
         self._has_heard = True
         self._ahead -= 1
@@ -99,6 +116,12 @@ class EchoCanceller:
         fade = _FADE if wants_cleaned else 1.0 - _FADE
         return np.round(cleaned * fade + late * (1.0 - fade)).astype(np.int16)
 
+    def _follow(self, delay_ms: float | None) -> None:
+        """Hold back what was sent when its echo is too late for the canceller, and no longer when it is not."""
+        if delay_ms is not None and not 20 <= delay_ms - 10 * self._num_held <= MAX_CANCELLED_MS:
+            late = delay_ms > MAX_CANCELLED_MS
+            self._num_held = round((delay_ms - HELD_DELAY_MS) / 10) if late else 0
+
     def _bring_clocks_together(self) -> None:
         """The canceller takes both directions for streams without holes. Where one has stood still, silence is put in
         its place, so that the echo stays where the canceller has found it; after a longer gap it looks for it again."""
@@ -109,7 +132,7 @@ class EchoCanceller:
         else:
             silence = np.zeros(self._playout_rate // 100, np.int16)
             for _ in range(min(-missing, MAX_MADE_UP_PIECES)):
-                self._processing.process_reverse_stream(_frame(silence, self._playout_rate))
+                self._give(silence)
 
 
 class NoiseSuppressor:

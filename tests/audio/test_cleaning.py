@@ -72,6 +72,21 @@ def test_an_echo_is_gone_after_two_seconds(path: EchoPath) -> None:
     assert quieter_db(echo[2 * SECOND :], rest[2 * SECOND :]) > 20
 
 
+@pytest.mark.parametrize("delay_ms", [600, 800])
+def test_an_echo_that_comes_too_late_for_the_library_is_found_all_the_same(delay_ms: int) -> None:
+    sent = np.concatenate([reply(9.0)] * 2)
+    echo = to_pcm(echo_of(sent, EchoPath(delay_ms=delay_ms)))
+    assert quieter_db(echo[6 * SECOND :], cancelled(echo, sent)[6 * SECOND :]) > 20
+
+
+def test_a_path_that_gets_shorter_again_is_followed() -> None:
+    sent = np.concatenate([reply(9.0)] * 2)
+    half = 9 * SECOND
+    late, soon = (echo_of(sent, EchoPath(delay_ms=delay_ms)) for delay_ms in (700, 100))
+    echo = to_pcm(np.concatenate([late[:half], soon[half:]]))
+    assert quieter_db(echo[half + 5 * SECOND :], cancelled(echo, sent)[half + 5 * SECOND :]) > 15
+
+
 @pytest.mark.parametrize("rate", [8_000, 12_000, 16_000, 24_000, 48_000])
 def test_every_playout_rate_is_understood(rate: int) -> None:
     resampler = StreamResampler(16_000, rate)
