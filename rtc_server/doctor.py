@@ -7,6 +7,7 @@ another. Native libraries are tried in a child process, so that one that crashes
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import resource
@@ -38,6 +39,8 @@ from rtc_server.scheduling import (
     try_out,
     unused_media_settings,
 )
+from rtc_server.sip.edge import run as edge
+from rtc_server.sip.edge.users import UsersFile
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -94,6 +97,7 @@ def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...])
         check_gpu,
         lambda: check_device(settings),
         lambda: check_udp(settings),
+        lambda: check_sip_edge(settings),
         check_clock,
         lambda: check_limits(settings.server.max_calls),
         lambda: check_scheduling(settings),
@@ -309,6 +313,42 @@ def check_udp(settings: Settings) -> Iterator[Finding]:
         is_needed = address == "127.0.0.1" or address in configured
         advice = "Check webrtc.host_addresses and the firewall: media needs UDP on all high ports (ufw, nft, ...)."
         yield Finding("udp", "fail" if is_needed else "warn", f"{address}: {problem}.", advice)
+
+
+def check_sip_edge(settings: Settings) -> Iterator[Finding]:
+    """Where telephone calls are taken: proxy, relay and users are there, and the proxy's port is."""
+    if not settings.sip.enabled:
+        return
+    if importlib.util.find_spec("sippy") is None:
+        yield Finding("telephone", "fail", "The extra 'sip' is not installed.", "pip install 'rtc-server[sip]'")
+    if absent := edge.missing_programs():
+        detail = f"Not installed: {' and '.join(absent)}."
+        yield Finding("telephone edge", "warn", detail, f"If they are to run on this machine: {edge.INSTALL_COMMAND}")
+    else:
+        yield Finding("telephone edge", "ok", "Kamailio and rtpengine are installed.")
+    file = UsersFile(Path(settings.sip_edge.users_file))
+    try:
+        users = file.read()
+    except ConfigError as error:
+        yield Finding("telephone users", "fail", error.message, "Repair it, or remove it and add the users again.")
+        return
+    realm = settings.sip_edge.realm
+    if stale := [user.name for user in users if user.realm != realm]:
+        detail = f"{', '.join(stale[:5])} cannot log in: their passwords are for another realm than {realm!r}."
+        yield Finding("telephone users", "warn", detail, "Remove and add them, or set sip_edge.realm back.")
+    elif users or settings.sip_edge.allowed_addresses:
+        trunks = len(settings.sip_edge.allowed_addresses)
+        yield Finding("telephone users", "ok", f"{len(users)} with a password, {trunks} trunk addresses.")
+    else:
+        advice = "`rtc-server sip user add NAME` makes one; sip_edge.allowed_addresses names trunks."
+        yield Finding("telephone users", "warn", f"There is none in {file.path}, and no trunk.", advice)
+    host, _, port = settings.sip.proxy.rpartition(":")
+    to = (host.strip("[]"), int(port))
+    if edge.ask(to, edge.options_request(to, max_forwards=0)):
+        yield Finding("telephone proxy", "ok", f"It answers on {settings.sip.proxy}.")
+    else:
+        advice = "`rtc-server sip up` starts all for development; docs/sip-edge.md says what to run in production."
+        yield Finding("telephone proxy", "warn", f"It does not answer on {settings.sip.proxy}.", advice)
 
 
 def check_clock() -> Iterator[Finding]:

@@ -3,6 +3,7 @@
     RtcServerError
     ├── ConfigError               settings cannot be used; the operator's fault, ends the program with exit code 2
     ├── CertificateError          the TLS certificate cannot be made, read or safely replaced
+    ├── EdgeError                 the SIP proxy or the media relay of `rtc-server sip up` does not run
     ├── EngineError               the engine cannot serve; ours
     ├── CodecError                (codecs.base) an audio payload is corrupt, or libopus is missing
     ├── CallError                 (client.errors) `rtc-server call` cannot make or finish its call

@@ -33,17 +33,27 @@ debian_packages() {
     if [[ $mode == test ]] && ! command -v npm >/dev/null; then
         wanted+=(nodejs npm) # native WebRTC clients for the load test and the client tests
     fi
+    local known=${#wanted[@]} # without what only Debian's packages bring
     if [[ $mode == test ]]; then
         wanted+=(coturn faketime) # what the fault tests do to a server: a TURN server that goes, a clock that steps
     fi
+    if [[ $mode == test ]]; then
+        # The telephone edge and telephones for its tests; machines in a box to put them in; a TLS store for Chromium.
+        wanted+=(kamailio kamailio-tls-modules kamailio-extra-modules rtpengine-daemon)
+        wanted+=(sip-tester baresip-core iproute2 tcpdump libnss3-tools)
+    fi
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-        [[ $mode == test && ${#wanted[@]} -gt 4 ]] && say "Chromium or npm was not found; tests with those clients need them."
+        [[ $mode == test && $known -gt 2 ]] && say "Chromium or npm was not found; tests with those clients need them."
         return 0
     fi
     for package in "${wanted[@]}"; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
     install_debian "${missing[@]}" || say "some packages could not be installed; going on without: ${missing[*]}"
+    # Debian starts the proxy and the relay that it installs, with a configuration that nobody asked for.
+    if [[ " ${missing[*]} " == *" kamailio "* && -d /run/systemd/system && $(id -u) -eq 0 ]]; then
+        systemctl disable --quiet --now kamailio rtpengine-daemon || say "kamailio or rtpengine-daemon could not be stopped"
+    fi
 }
 
 install_debian() {

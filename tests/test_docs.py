@@ -50,6 +50,8 @@ def check_command(words: list[str], where: str) -> None:
         commands = getattr(current, "commands", {})
         if word.startswith("-"):
             known = {option for parameter in current.params for option in [*parameter.opts, *parameter.secondary_opts]}
+            if current.context_settings.get("ignore_unknown_options"):
+                continue  # hands them on to another command
             assert word.split("=")[0] in known | {"--help", "-h", "--version"}, f"{where}: no option {word}"
         elif commands and word.isidentifier():
             assert word in commands, f"{where}: no command {word}"

@@ -13,9 +13,11 @@ import trustme
 
 from model.weights import CATALOGUE, SILERO_VAD
 from rtc_server import certs, doctor
-from rtc_server.config import Settings
+from rtc_server.config import Settings, load_settings
 from rtc_server.doctor import Finding
 from rtc_server.scheduling import Outcome, Refusal
+from rtc_server.sip.edge.users import UsersFile
+from tests.support.running_server import free_port
 
 NEEDED = tuple(weight for weight in CATALOGUE if weight.name == SILERO_VAD)
 
@@ -262,3 +264,20 @@ def test_who_may_use_the_server_is_told(sections: dict[str, dict[str, object]], 
     finding = only(doctor.check_access(settings(server=sections["server"], auth=auth)))
     assert finding.status == status
     assert said in finding.detail
+
+
+def test_the_telephone_edge_is_looked_for_where_calls_are_taken(tmp_path: Path) -> None:
+    assert list(doctor.check_sip_edge(load_settings(None))) == []
+    users = UsersFile(tmp_path / "users")
+    values = {"sip.enabled": True, "sip_edge.users_file": str(users.path), "sip.proxy": f"127.0.0.1:{free_port()}"}
+
+    def found(**more: object) -> dict[str, Finding]:
+        return {finding.name: finding for finding in doctor.check_sip_edge(load_settings(None, {**values, **more}))}
+
+    assert found()["telephone users"].status == "warn"
+    assert found()["telephone proxy"].status == "warn"
+    users.add("desk", "rtc-server")
+    assert found()["telephone users"].status == "ok"
+    assert "another realm" in found(**{"sip_edge.realm": "example.org"})["telephone users"].detail
+    users.path.write_text("nonsense")
+    assert found()["telephone users"].status == "fail"

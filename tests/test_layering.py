@@ -67,7 +67,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),
-    "rtc_server.doctor": ("rtc_server.certs", "rtc_server.exposure", "model.weights", *COMMON),
+    "rtc_server.doctor": ("rtc_server.certs", "rtc_server.exposure", "rtc_server.sip.edge", "model.weights", *COMMON),
     "rtc_server.client": (  # a peer of its own; aiortc's private names are kept in one file for both sides
         *("rtc_server.client", "rtc_server.audio", "rtc_server.codecs", "rtc_server.rtp", "model.interface"),
         *("rtc_server.transports.aiortc_media", "rtc_server.network.addresses"),

@@ -8,7 +8,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,7 +29,7 @@ First steps:
 
   rtc-server sip check     does the edge of this machine take calls?
 
-For production: `rtc-server sip render FOLDER`, and docs/sip-edge.md.
+For production: `rtc-server sip run proxy` and `sip run relay`; docs/sip-edge.md.
 """
 
 FIRST_USER = "phone"
@@ -46,6 +46,10 @@ user_app = typer.Typer(help="Add and remove telephones.", no_args_is_help=True, 
 app.add_typer(user_app, name="user")
 
 NameArgument = Annotated[str, typer.Argument(help="What it is called: letters, digits, '.', '_', '+' and '-'.")]
+NG_PORT = 2223
+NgPortOption = Annotated[
+    int, typer.Option("--ng-port", min=1, max=65_535, help="UDP port on loopback between proxy and relay.")
+]
 FileOption = Annotated[
     Path | None, typer.Option("--file", metavar="FILE", help="File of the users; default: sip_edge.users_file.")
 ]
@@ -106,13 +110,43 @@ def up(
 def render_files(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the proxy will read them.")],
     config: ConfigOption = None,
-    ng_port: Annotated[
-        int, typer.Option("--ng-port", min=1, max=65_535, help="UDP port on loopback between proxy and relay.")
-    ] = 2223,
+    ng_port: NgPortOption = NG_PORT,
 ) -> None:
-    """Write the proxy's configuration for production, and print the commands of proxy and relay."""
+    """Write the proxy's configuration for production, and print the commands of relay and proxy."""
     import shlex
 
+    from rtc_server.sip.edge import run
+
+    rendered = _write(folder, config, ng_port)
+    if not run.missing_programs():
+        run.check_configuration(rendered)
+    for command in (rendered.relay, rendered.proxy):
+        print(shlex.join(command))
+
+
+@app.command("run")
+def run_part(
+    part: Annotated[Literal["proxy", "relay"], typer.Argument(help="Which one.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="For the proxy's configuration; of its user alone.")
+    ],
+    config: ConfigOption = None,
+    ng_port: NgPortOption = NG_PORT,
+) -> None:
+    """Become the proxy or the relay, for a service or a container of its own."""
+    import os
+
+    from rtc_server.sip.edge import run
+
+    run.require_programs()
+    rendered = _write(folder, config, ng_port)
+    command = rendered.proxy if part == "proxy" else rendered.relay
+    program = run.find_program(command[0]) or command[0]
+    sys.stdout.flush()
+    os.execv(program, [program, *command[1:]])
+
+
+def _write(folder: Path, config: Path | None, ng_port: int) -> Rendered:
     from rtc_server.config import load_settings
     from rtc_server.sip.edge import run
 
@@ -122,18 +156,24 @@ def render_files(
     address = settings.sip_edge.address or _first_address()
     rendered = _render(settings, address, _paths(settings, folder.absolute(), users, ng_port, address))
     run.write(rendered, folder.absolute())
-    if not run.missing_programs():
-        run.check_configuration(rendered)
-    for command in (rendered.relay, rendered.proxy):
-        print(shlex.join(command))
+    return rendered
 
 
 @app.command("check")
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: ConfigOption = None,
+    relay: Annotated[bool, typer.Option("--relay", help="Ask the media relay alone.")] = False,
+    ng_port: NgPortOption = NG_PORT,
+) -> None:
     """Ask the edge of this machine whether it takes calls; exit code 1 if it does not."""
     from rtc_server.config import load_settings
-    from rtc_server.sip.edge.run import ask, options_request
+    from rtc_server.sip.edge.run import PING, ask, options_request
 
+    if relay:
+        if not ask(("127.0.0.1", ng_port), PING, 2.0):
+            err().print(f"The media relay does not answer on UDP port {ng_port}.", markup=False)
+            raise typer.Exit(1)
+        return
     settings = load_settings(config)
     to = _proxy_address(settings)
     where = settings.sip.proxy

@@ -72,6 +72,7 @@ class ProcessNode:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._calls: set[str] = set()
+        self._offered: set[str] = set()  # what we offered and nobody has answered yet: each is hung up or answered
         self._listeners: set[str] = set()
         self._num_answering = 0
         self._underruns = 0
@@ -143,11 +144,14 @@ class ProcessNode:
 
     async def offer(self, request: OutgoingRequest) -> str:
         """See `MediaNode`."""
-        return str(await self._ask("offer", request))
+        sdp = str(await self._ask("offer", request))
+        self._offered.add(request.call_id)
+        return sdp
 
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
         """See `MediaNode`."""
         self._num_answering += 1
+        self._offered.discard(call_id)
         try:
             return str(await self._ask("accept_answer", call_id, answer, new_call=str))
         finally:
@@ -187,6 +191,7 @@ class ProcessNode:
 
     async def hang_up(self, call_id: str) -> None:
         """See `MediaNode`."""
+        self._offered.discard(call_id)
         await self._ask_about(call_id, "hang_up")
 
     async def hand_over(self, call_id: str) -> bytes | None:
@@ -396,8 +401,9 @@ class ProcessNode:
         self._lost.update(dict.fromkeys(self._calls))
         while len(self._lost) > LOST_CALLS_KEPT:
             self._lost.popitem(last=False)
-        lost = tuple(self._calls)
+        lost = (*self._calls, *self._offered)
         self._calls.clear()
+        self._offered.clear()
         self._tell_ended(lost)
         for channel in list(self._channels.values()):
             channel.on_closed(INTERNAL_ERROR, WORKER_LOST)

@@ -252,7 +252,11 @@ class Leg:
         """To our INVITE, before sippy looks at it."""
         code, _ = response.getSCode()
         if self._is_ours and not self.is_answered and 200 <= code < 300:
-            self._timer = agree_as_caller(value(response, "session-expires"), preferred=self._owner.session_seconds)
+            self._timer = agree_as_caller(
+                value(response, "session-expires"),
+                preferred=self._owner.session_seconds,
+                minimum=self._owner.min_session_seconds,
+            )
             self._allows_update = self._has_update(response)
 
     def response_headers(self, code: int) -> list[Any]:

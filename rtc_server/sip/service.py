@@ -30,6 +30,7 @@ from rtc_server.errors import (
     NotReadyError,
     RetryableError,
     SdpTooLargeError,
+    ServerFullError,
     UnprocessableError,
 )
 from rtc_server.media.node import CallKind, OfferRequest, OutgoingRequest
@@ -51,6 +52,9 @@ OWNER = ("telephone",)
 ECHO_USER = "echo"
 """Calls to this name are echo tests, where `server.echo_test` is on."""
 DIAL_SECONDS = 60.0  # a telephone that rings so long is not answered any more
+MAX_CALLING = (
+    16  # telephones that we let ring at once: they hold no places, and legs of the adapter that callers need too
+)
 KEPT_OUTCOMES = 1_000  # of calls that were made; the oldest are forgotten
 STATE_EVENT = "rtc_server.sip.state"
 NOT_ACCEPTABLE, UNAVAILABLE, NO_ANSWER = 488, 503, 480
@@ -234,6 +238,8 @@ class SipService:
             raise NotEnabledError(str(error)) from error
         if self._is_closed or not self._adapter.is_running:
             raise NotReadyError("The SIP adapter is being restarted; try again in a moment.", retry_after=2)
+        if sum(leg.state is LegState.CALLING for leg in self._legs.values()) >= MAX_CALLING:
+            raise ServerFullError(f"{MAX_CALLING} telephones ring already; try again in a moment.", retry_after=5)
         call_id = f"rtc_{secrets.token_urlsafe(15)}"
         password = self._password() if sip.trunk_user else ""
         self._legs[call_id] = _Leg(call_id, None, "", LegState.CALLING)
@@ -270,6 +276,9 @@ class SipService:
             return
         if leg.state is LegState.ANSWERED:
             self._end(leg, messages.HangUp(call_id, "call_ended"))
+        elif leg.state is LegState.CALLING:  # lost with its worker: nobody is let ring for it
+            self._conclude(call_id, Outcome("failed"))
+            self._end(leg, messages.HangUp(call_id, "call_ended"), result="failed")
         elif leg.early_answer is not None and leg.state is LegState.RINGING:
             self._end(leg, messages.Refuse(call_id, NO_ANSWER))
 

@@ -59,10 +59,11 @@ def agree_as_answerer(
     return SessionTimer(seconds, is_ours=refresher == "uas", is_known=True)
 
 
-def agree_as_caller(session_expires: str | None, *, preferred: int) -> SessionTimer:
-    """For an INVITE of ours that was answered: the `Session-Expires` of the answer."""
+def agree_as_caller(session_expires: str | None, *, preferred: int, minimum: int = MIN_SESSION_SECONDS) -> SessionTimer:
+    """For an INVITE of ours that was answered: the `Session-Expires` of the answer. One below `minimum` counts as that:
+    a peer must not make us refresh all the time."""
     agreed = None if session_expires is None else _EXPIRES.match(session_expires)
     if agreed is None:
         return SessionTimer(preferred, is_ours=True, is_known=False)
-    seconds = max(1, int(agreed[1]))
+    seconds = max(minimum, int(agreed[1]))
     return SessionTimer(seconds, is_ours=(agreed[2] or "uac").lower() == "uac", is_known=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,8 +42,10 @@ def write_microphone(path: Path, recordings: Sequence[Path], lead_seconds: float
 
 
 @contextmanager
-def chromium(microphone: Path, *, repeats: bool = False) -> Iterator[Browser]:
-    """The browser; its microphone hears the WAV file, once or again and again.
+def chromium(
+    microphone: Path, *, repeats: bool = False, flags: Sequence[str] = FLAGS, home: Path | None = None
+) -> Iterator[Browser]:
+    """The browser; its microphone hears the WAV file, once or again and again. `home`: whose certificates it trusts.
 
     Raises RuntimeError when Chromium is not installed."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,7 +53,8 @@ def chromium(microphone: Path, *, repeats: bool = False) -> Iterator[Browser]:
         raise RuntimeError("Chromium is not installed: apt-get install -y chromium, or set RTC_SERVER_SKIP_BROWSER=1.")
     capture = f"--use-file-for-fake-audio-capture={microphone}{'' if repeats else '%noloop'}"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[*FLAGS, capture])
+        environment = None if home is None else {**os.environ, "HOME": str(home)}
+        browser = playwright.chromium.launch(executable_path=executable, args=[*flags, capture], env=environment)
         try:
             yield browser
         finally:

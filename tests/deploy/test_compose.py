@@ -155,3 +155,25 @@ def test_coturn_accepts_the_configuration(turn: Turn) -> None:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def test_the_telephone_edge_is_confined_and_takes_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = rendered("compose.yml", "compose.sip.yml")
+    assert set(services) >= {"server", "sip-proxy", "sip-relay"}
+    assert services["server"]["build"]["args"]["EXTRAS"] == "sip"
+    assert services["server"]["environment"]["RTC_SERVER__SIP__ENABLED"] == "true"
+    for name in ("sip-proxy", "sip-relay"):
+        service = services[name]
+        assert service["image"] == services["server"]["image"]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["network_mode"] == "host"
+        assert service["command"][:3] == ["sip", "run", name.removeprefix("sip-")]
+        assert service["healthcheck"]["test"]
+        with monkeypatch.context() as patched:
+            for variable, value in service["environment"].items():
+                patched.setenv(variable, value)
+            settings = load_settings(DEPLOY / "docker" / "server.toml")
+        assert settings.sip_edge.external_address == ADDRESS
+        assert settings.sip_edge.users_file == "/var/lib/rtc-server/sip/users"

@@ -26,12 +26,14 @@ def free_udp_port() -> int:
 
 
 class ProxyPeer(asyncio.DatagramProtocol):
-    """See the module's docstring; made by `proxy_peer`. Requests of the server are answered with 200."""
+    """See the module's docstring; made by `proxy_peer`. Requests of the server get a 200, but for INVITE."""
 
     def __init__(self, adapter_port: int) -> None:
         self._adapter = (HOST, adapter_port)
         self._news = asyncio.Event()
         self._transport: asyncio.DatagramTransport | None = None
+        self.statuses = {b"REFER": b"202 Accepted"}
+        """What requests are answered with, by their method, in place of 200."""
         self.received: list[bytes] = []
         """Responses and requests, as they came."""
 
@@ -40,14 +42,35 @@ class ProxyPeer(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, _address: object) -> None:
         self.received.append(data)
-        if status_of(data) is None and not data.startswith(b"ACK"):
-            self._send(response(data, b"202 Accepted" if data.startswith(b"REFER") else b"200 OK"))
+        if status_of(data) is None and not data.startswith((b"ACK", b"INVITE")):
+            self._send(response(data, self.statuses.get(data.partition(b" ")[0], b"200 OK")))
         self._news.set()
 
     @property
     def port(self) -> int:
         assert self._transport is not None
         return int(self._transport.get_extra_info("sockname")[1])
+
+    async def until_ready(self) -> None:
+        """Ask with OPTIONS, as a proxy does, until calls are taken."""
+        for number in range(400):
+            identity = uuid.uuid4().hex
+            lines = [
+                b"OPTIONS sip:%s SIP/2.0" % HOST.encode(),
+                b"Via: SIP/2.0/UDP %s:%d;branch=z9hG4bK%s;rport" % (HOST.encode(), self.port, identity[:12].encode()),
+                b"Max-Forwards: 69",
+                b"From: <sip:proxy@example.org>;tag=" + identity[:8].encode(),
+                b"To: <sip:agent@example.org>",
+                b"Call-ID: " + identity.encode(),
+                b"CSeq: %d OPTIONS" % (number + 1),
+                b"Content-Length: 0",
+            ]
+            self._send(b"\r\n".join(lines) + b"\r\n\r\n")
+            await asyncio.sleep(0.05)
+            if any(status_of(message) == 200 for message in self.received):
+                self.received.clear()
+                return
+        raise AssertionError("no calls are taken")
 
     def invite(self, sdp: str, extra: bytes = b"") -> bytes:
         """Call the server; the INVITE."""
@@ -69,6 +92,17 @@ class ProxyPeer(asyncio.DatagramProtocol):
         request = fill(b"\r\n".join(lines) + b"\r\n\r\n" + body, HOST, self.port, HOST, identity)
         self._send(request)
         return request
+
+    def ring(self, invite: bytes) -> None:
+        """180 to an INVITE of the server."""
+        self._send(response(invite, b"180 Ringing").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
+
+    def refuse(self, invite: bytes, status: bytes, extra: bytes = b"") -> None:
+        """A final response to an INVITE of the server; `extra` is a header of it."""
+        refusal = response(invite, status).replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1)
+        self._send(
+            refusal.replace(b"\r\nContent-Length", b"\r\n" + extra + b"\r\nContent-Length", 1) if extra else refusal
+        )
 
     def cancel(self, invite: bytes) -> None:
         """Give the call up before it is answered (RFC 3261 section 9.1)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 
-from benchmarks.support.sip_words import status_of
+from benchmarks.support.sip_words import header, status_of
 from tests.support.sip_stand import SERVER_ADDRESS, USER, EdgeAlone, Stand
 
 ECHO = f"sip:echo@{SERVER_ADDRESS}"
@@ -47,8 +47,11 @@ def exchange(stand: Stand | EdgeAlone, message: bytes, host: str, wait: float = 
         sock.settimeout(wait)
         while True:
             try:
-                replies.append(sock.recv(65_536))
+                reply = sock.recv(65_536)
             except TimeoutError:
                 return replies
-            if (status_of(replies[-1]) or 0) >= 200:
+            if header(reply, b"Call-ID") != header(message, b"Call-ID"):
+                continue  # of an earlier message from here that was not acknowledged
+            replies.append(reply)
+            if (status_of(reply) or 0) >= 200:
                 return replies

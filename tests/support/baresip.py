@@ -127,6 +127,19 @@ class Baresip:
             assert self._process.poll() is None, f"baresip ended:\n{self.log}"
             self._read(0.1)
 
+    def wait_a_while(self, seconds: float) -> None:
+        """Go on reading events."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._read(0.1)
+
+    def wait_until_registered(self, timeout_seconds: float = 15.0) -> None:
+        """It says so while it starts, before anybody can listen to its events."""
+        deadline = time.monotonic() + timeout_seconds
+        while "registered successfully" not in self.log:
+            assert time.monotonic() < deadline, f"not registered within {timeout_seconds} s:\n{self.log}"
+            time.sleep(0.05)
+
     def press(self, digits: str) -> None:
         """Keys, one after the other."""
         for digit in digits:

@@ -22,6 +22,8 @@ class Sideband:
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
+        self.errors: list[BaseException] = []
+        """Why nothing comes any more."""
         self._news = threading.Condition()
 
     def wait_for(self, kind: str, count: int = 1, timeout_seconds: float = WAIT_SECONDS) -> dict[str, Any]:
@@ -30,6 +32,7 @@ class Sideband:
         with self._news:
             while len(found := self.of(kind)) < count:
                 left = deadline - time.monotonic()
+                assert not self.errors, self.errors
                 assert left > 0, f"{len(found)} {kind}, not {count}: {[event['type'] for event in self.events]}"
                 self._news.wait(left)
         return found[count - 1]
@@ -44,11 +47,17 @@ class Sideband:
             self.events.append(event)
             self._news.notify_all()
 
+    def fail(self, error: BaseException) -> None:
+        """Nothing comes any more."""
+        with self._news:
+            self.errors.append(error)
+            self._news.notify_all()
+
 
 @contextmanager
 def sideband(machine: Namespace, url: str, call_id: str) -> Iterator[Sideband]:
     """`with sideband(stand.machine, stand.server.url, call_id) as watched: watched.wait_for("response.done")`."""
-    watched, stopping, errors = Sideband(), threading.Event(), list[BaseException]()
+    watched, stopping = Sideband(), threading.Event()
 
     async def watch() -> None:
         async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}/v1/realtime?call_id={call_id}") as socket:
@@ -66,7 +75,7 @@ def sideband(machine: Namespace, url: str, call_id: str) -> Iterator[Sideband]:
             with machine.entered():
                 asyncio.run(watch())
         except BaseException as error:  # to the test
-            errors.append(error)
+            watched.fail(error)
 
     thread = threading.Thread(target=run, name="sideband")
     thread.start()
@@ -75,5 +84,5 @@ def sideband(machine: Namespace, url: str, call_id: str) -> Iterator[Sideband]:
     finally:
         stopping.set()
         thread.join()
-    if errors:
-        raise errors[0]
+    if watched.errors:
+        raise watched.errors[0]

@@ -8,19 +8,22 @@ password.
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from benchmarks.support.sip_words import Account
 from rtc_server.certs import ensure_certificates
-from rtc_server.config import load_settings
+from rtc_server.config import Settings, load_settings
 from rtc_server.sip.edge.render import EdgePaths, render
 from rtc_server.sip.edge.run import Part, ask, options_request, running_edge
 from rtc_server.sip.edge.users import UsersFile
@@ -76,6 +79,27 @@ class Stand:
             assert time.monotonic() < deadline, f"{len(found)} calls were answered:\n{self.logs}"
             time.sleep(0.05)
         return found[number - 1]
+
+    def post(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        """Ask the server over HTTP, as an application on its machine; status and JSON body, {} without one."""
+        status, text, _ = self._post(path, body)
+        return status, json.loads(text) if text.startswith(b"{") else {}
+
+    def dial(self, target: str) -> str:
+        """Have the server call somebody; the id of the call. Raises AssertionError."""
+        status, text, location = self._post(
+            "/v1/realtime/calls", {"target_uri": target, "session": {"type": "realtime"}}
+        )
+        assert status == 201, text
+        return location.rsplit("/", 1)[1]
+
+    def _post(self, path: str, body: object) -> tuple[int, bytes, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", int(self.server.url.rsplit(":", 1)[1]), timeout=30.0)
+        with self.machine.entered(), closing(connection):
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request("POST", path, None if body is None else json.dumps(body), headers)
+            reply = connection.getresponse()
+            return reply.status, reply.read(), reply.getheader("Location", "")
 
     @property
     def num_answered(self) -> int:
@@ -143,7 +167,7 @@ def edge_alone(settings: Mapping[str, Value] | None = None) -> Iterator[EdgeAlon
             users.add(user, loaded.sip_edge.realm, PASSWORD)
         certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
         paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
-        rendered = render(loaded, SERVER_ADDRESS, paths)
+        rendered = render(loaded, SERVER_ADDRESS, paths, _registrar_password(loaded))
         with machine.entered(), running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy):
             edge = (SERVER_ADDRESS, loaded.sip_edge.port)
             yield EdgeAlone(machine, phone, edge, folder, relay, proxy, loaded.sip_edge.realm, loaded.sip_edge.tls_port)
@@ -160,9 +184,18 @@ def sip_stand(
 ) -> Iterator[Stand]:
     """`with sip_stand({"server.echo_test": True}, {"max_failed_logins": 3}) as stand:`; both edge and server are up.
     `edge_settings` are keys of [sip_edge]."""
-    of_server: dict[str, Value] = {"webrtc.host_addresses": [SERVER_ADDRESS], "sip.enabled": True, **(settings or {})}
     of_edge = {f"sip_edge.{key}": value for key, value in (edge_settings or {}).items()}
-    with edge_alone({**of_server, **of_edge}) as alone, server_process(backend, of_server) as server:
+    with edge_alone({**(settings or {}), **of_edge}) as alone, stand_behind(alone, settings, backend) as stand:
+        yield stand
+
+
+@contextmanager
+def stand_behind(
+    alone: EdgeAlone, settings: Mapping[str, Value] | None = None, backend: str = "echo"
+) -> Iterator[Stand]:
+    """The server behind that edge."""
+    of_server: dict[str, Value] = {"webrtc.host_addresses": [SERVER_ADDRESS], "sip.enabled": True, **(settings or {})}
+    with alone.machine.entered(), server_process(backend, of_server) as server:
         _wait_for_calls(server)
         yield Stand(
             server,
@@ -191,3 +224,8 @@ def _wait_for_calls(server: ServerProcess) -> None:
 def _with_children(pid: int) -> list[psutil.Process]:
     root = psutil.Process(pid)
     return [root, *root.children(recursive=True)]
+
+
+def _registrar_password(settings: Settings) -> str:
+    file = settings.sip_edge.registrar_password_file
+    return Path(file).read_text().strip() if file else ""

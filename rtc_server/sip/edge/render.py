@@ -84,7 +84,7 @@ def render(settings: Settings, address: str, paths: EdgePaths, registrar_passwor
     )
     proxy = (
         *("kamailio", "-DD", "-E", "-f", str(paths.folder / "kamailio.cfg")),
-        *("-P", str(paths.folder / "kamailio.pid"), "-Y", str(paths.folder), "-m", "64", "-M", "8"),
+        *("-P", str(paths.folder / "kamailio.pid"), "-Y", str(paths.folder), "-m", "512", "-M", "16"),
     )
     return Rendered(files, relay, proxy)
 
@@ -176,9 +176,10 @@ def _registration(settings: Settings, address: str, password: str) -> str:
     edge = settings.sip_edge
     domain = edge.registrar_domain or _host_of(edge.registrar)
     columns = (
-        "id(int,auto) l_uuid(string) l_username(string) l_domain(string) r_username(string) r_domain(string) "
-        "realm(string) auth_username(string) auth_password(string) auth_ha1(string) auth_proxy(string) expires(int) "
-        "flags(int) reg_delay(int) contact_addr(string) socket(string)\n"
+        "id(int,auto) l_uuid(string,null) l_username(string,null) l_domain(string,null) r_username(string,null) "
+        "r_domain(string,null) realm(string,null) auth_username(string,null) auth_password(string,null) "
+        "auth_ha1(string,null) auth_proxy(string,null) expires(int) flags(int) reg_delay(int) "
+        "contact_addr(string,null) socket(string,null)\n"
     )
     user = edge.registrar_user
     proxy = f"sip:{edge.registrar}"

@@ -36,8 +36,6 @@ class Message:
     """What may come back to a sender that nobody knows: status codes, classes such as "4xx", or "dropped"."""
     trunk: frozenset[str]
     """What may come back to an address on the allow-list."""
-    is_datagram: bool = True
-    """False: only sent over TCP."""
 
 
 def fill(data: bytes, host: str, port: int, edge: str, unique: str) -> bytes:

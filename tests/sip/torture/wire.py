@@ -99,6 +99,10 @@ class _Sender:
             self.socket.sendto(response(data, b"200 OK"), self._edge)
 
     def _acknowledge(self, data: bytes, status: int) -> None:
+        # What the message itself claimed to have come by does not lead back: proxies that do not exist.
+        edge = self._edge[0].encode()
+        lines = data.split(b"\r\n")
+        data = b"\r\n".join(line for line in lines if not line.startswith(b"Record-Route") or edge in line)
         for method in (b"ACK", b"BYE") if status < 300 else (b"ACK",):
             branch = uuid.uuid4().hex[:12]
             self.socket.sendto(in_dialog(data, method, self._host, SENDER_PORT, branch), self._edge)
