@@ -3,9 +3,9 @@
     python -m scripts.lock --check   compare it with pyproject.toml and with this environment (exit code 1)
     python -m scripts.lock --write   write it anew from this environment
 
-To raise versions: make a new environment, `pip install --upgrade '.[dev,opens2s,cluster,tracing,sip]'` into it, run the
-tests, then `--write` from it. torch's CUDA libraries are left out: only its CUDA builds ask for them, and pin them
-themselves.
+To raise versions: make a new environment, `pip install --upgrade '.[dev,opens2s,cluster,tracing,sip,cleaning]'` into
+it, run the tests, then `--write` from it. torch's CUDA libraries are left out: only its CUDA builds ask for them, and
+pin them themselves.
 """
 
 from __future__ import annotations

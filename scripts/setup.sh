@@ -175,7 +175,7 @@ started=$SECONDS
 if [[ $mode == test ]]; then
     say "installing the server, the dev tools and torch; a few minutes the first time"
     install_torch
-    pip_install --editable '.[dev,opens2s,cluster,tracing,sip]'
+    pip_install --editable '.[dev,opens2s,cluster,tracing,sip,cleaning]'
 elif [[ $mode == opens2s ]]; then
     say "installing the server and torch; a few minutes the first time"
     install_torch

@@ -31,6 +31,14 @@ LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkse
 """Parts of command lines of helpers that Python starts once and keeps for good."""
 
 
+def pytest_sessionstart() -> None:
+    """The library that cleans audio opens sockets of its own with its first use, and keeps them: they are no leak."""
+    from rtc_server.audio.cleaning import is_cleaning_available, load
+
+    if is_cleaning_available():
+        load()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the checks around every other fixture: threads outside the event loop, tasks inside it."""
     for item in items:

@@ -57,7 +57,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
             "rtc_server.inference",
         ),
         *("rtc_server.codecs.opus", "rtc_server.turns", "rtc_server.realtime", "rtc_server.logs", "model.weights"),
-        *("rtc_server.audio.playout", "rtc_server.recording.store", "model.interface"),
+        *("rtc_server.audio.playout", "rtc_server.audio.cleaning", "rtc_server.recording.store", "model.interface"),
         *COMMON,
     ),
     # telephone calls: between a SIP proxy and the nodes
@@ -160,6 +160,7 @@ IMPURE_LIBRARIES = {
 }
 PURE_LIBRARIES = {
     "rtc_server.audio.resample": {"numpy", "av"},
+    "rtc_server.audio.cleaning": {"numpy", "livekit"},
     "rtc_server.codecs.g711": {"numpy", "av"},
     "rtc_server.turns.onnx_session": {"onnxruntime"},
     "rtc_server.turns.vad_webrtc": {"numpy", "webrtcvad"},
@@ -184,6 +185,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "aioice": ("rtc_server.network",),
     "pylibsrtp": ("rtc_server.transports", "rtc_server.client"),
     "cffi": ("rtc_server.codecs",),
+    "livekit": ("rtc_server.audio.cleaning",),
     "av": ("rtc_server.codecs", "rtc_server.client", "rtc_server.audio", "rtc_server.doctor"),
     "jwt": ("rtc_server.app",),
     "cryptography": ("rtc_server.app", "rtc_server.certs", "rtc_server.recording.crypto"),

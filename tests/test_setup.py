@@ -105,7 +105,7 @@ def test_tests_get_the_cpu_build_of_torch(clone: Clone) -> None:
     torch, project = clone.pip_calls
     assert torch.endswith("torch==2.13.0+cpu")
     assert "--extra-index-url" not in torch
-    assert project.endswith("--editable .[dev,opens2s,cluster,tracing,sip]")
+    assert project.endswith("--editable .[dev,opens2s,cluster,tracing,sip,cleaning]")
     clone.set_up()
     assert clone.pip_calls == []  # what tests need includes what the server needs
 

@@ -27,7 +27,14 @@ from rtc_server.inference.process import ProcessEngineClient
 from rtc_server.inference.thread import ThreadEngineClient
 from rtc_server.media.local import LocalNode
 from rtc_server.media.node import MediaNode
-from rtc_server.media.parts import engine_settings, silero_path, turn_judge_factory, vad_factory
+from rtc_server.media.parts import (
+    check_cleaning,
+    engine_settings,
+    load_cleaning,
+    silero_path,
+    turn_judge_factory,
+    vad_factory,
+)
 from rtc_server.media.process import ProcessNode
 from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
@@ -207,8 +214,10 @@ def _create_nodes(
 ) -> list[MediaNode]:
     read_early_media(settings.sip.early_media)  # raises here, like the next lines, before anything is started
     check_recording(settings.recording)
+    check_cleaning(settings)
     num_workers = settings.server.media_workers
     if not num_workers:
+        load_cleaning(settings)
         judge = turn_judge_factory(settings)
         vad = vad_factory(settings)
         return [LocalNode(settings, engine, vad, tasks, make_judge=judge, on_end=on_end, save_snapshot=snapshots.write)]

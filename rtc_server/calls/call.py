@@ -26,7 +26,6 @@ from rtc_server.recording.recorder import CallRecorder
 from rtc_server.recording.store import RecordingStore
 from rtc_server.transports.base import EventObserver, MediaTransport
 from rtc_server.turns.detector import TurnDetector
-from rtc_server.turns.echo_guard import EchoGuard
 from rtc_server.turns.interruption import BargeIn
 from rtc_server.turns.judge import NoTurnJudge, TurnJudgeFactory
 from rtc_server.turns.vad import VadFactory
@@ -36,6 +35,7 @@ from .client_events import ClientEvents
 from .core import CallCore, CoreSettings
 from .early_media import EarlyMedia, EarlyMediaPlayer
 from .endings import farewell
+from .hearing import Hearing
 from .intents import (
     CancelRequest,
     GrantAudio,
@@ -116,11 +116,11 @@ class Call:
         session = options.session or initial_session(settings, info)
         if before is not None:
             session = before.session
-        self._echo_guard = EchoGuard(transport.playout_sample_rate) if settings.turns.echo_guard else None
+        self._hearing = Hearing(
+            settings, session, make_vad(self._on_voice_judged), transport, is_telephone=options.is_telephone
+        )
         self._detector = TurnDetector(
-            make_vad(self._on_voice_judged),
-            detector_config(settings.turns, session),
-            is_echo=None if self._echo_guard is None else self._echo_guard.is_echo,
+            self._hearing.vad, detector_config(settings.turns, session), is_echo=self._hearing.is_echo
         )
         self._judge = make_judge()
         turns = settings.turns
@@ -328,7 +328,7 @@ class Call:
             return
         if self._recorder is not None:
             self._recorder.on_input(pcm, now)
-        self.core.receive_audio(pcm, now, jitter_buffer_ms)
+        self.core.receive_audio(self._hearing.heard(pcm), now, jitter_buffer_ms)
         self._drain()
 
     def on_digit(self, digit: str, now: float) -> None:
@@ -360,8 +360,7 @@ class Call:
     def pull_frame(self, now: float, lateness_seconds: float) -> PlayoutFrame:
         metrics.PLAYOUT_LATENESS.observe(lateness_seconds)
         frame = self._next_frame(now)
-        if self._echo_guard is not None:
-            self._echo_guard.sent(frame.pcm)
+        self._hearing.sent(frame.pcm)
         if self._playout.underruns > self._underruns:
             metrics.PLAYOUT_UNDERRUNS.inc(self._playout.underruns - self._underruns)
             self._underruns = self._playout.underruns
@@ -487,6 +486,7 @@ class Call:
 
     def _on_session(self, session: SessionConfig) -> None:
         self._detector.update(detector_config(self._settings.turns, session))
+        self._hearing.update(session)
         self._wire.set_formats(session.audio.input.format.type, session.audio.output.format.type)
 
     def _on_voice_judged(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from model.interface import EngineInfo
+from rtc_server.audio.cleaning import is_cleaning_available
 from rtc_server.config import Settings, TurnsSection
 from rtc_server.errors import ModelNotFoundError
 from rtc_server.realtime.session import (
@@ -14,6 +15,7 @@ from rtc_server.realtime.session import (
     AudioInput,
     AudioOutput,
     Capabilities,
+    NoiseReduction,
     SemanticVad,
     ServerVad,
     SessionConfig,
@@ -42,6 +44,8 @@ class CallOptions:
     """How its client may come back after the call was lost; None = it may not."""
     trace: CallTrace | None = None
     """Set for a call that is traced."""
+    is_telephone: bool = False
+    """It comes over SIP: from a telephone, which may not take its own echo out."""
 
 
 DEFAULT_OPTIONS = CallOptions()
@@ -49,18 +53,21 @@ DEFAULT_OPTIONS = CallOptions()
 
 def capabilities(settings: Settings, engine: EngineInfo) -> Capabilities:
     """What sessions of this server can be."""
-    return Capabilities.of(engine, settings.session.model_aliases)
+    can = Capabilities.of(engine, settings.session.model_aliases)
+    return replace(can, reduces_noise=is_cleaning_available())
 
 
 def initial_session(settings: Settings, engine: EngineInfo) -> SessionConfig:
     """The session that a new call starts with, from the server's settings."""
     detection = _configured_vad(settings.turns)
     transcription = Transcription(model=engine.name) if engine.gives_transcripts else None
+    kind = settings.audio.noise_suppression
+    reduction = None if kind == "off" or not is_cleaning_available() else NoiseReduction(type=kind)
     return SessionConfig(
         model=engine.name,
         instructions=settings.session.instructions,
         audio=Audio(
-            input=AudioInput(turn_detection=detection, transcription=transcription),
+            input=AudioInput(turn_detection=detection, transcription=transcription, noise_reduction=reduction),
             output=AudioOutput(voice=engine.voices[0]),
         ),
     )

@@ -96,3 +96,9 @@ class AudioSection(Section):
     """Of CELT, in bits per second; SILK uses at most 24000 of it."""
     dtx: bool = True
     """Ask callers to send almost nothing while they are silent."""
+    echo_cancellation: Literal["off", "telephone", "all"] = "telephone"
+    """Whose calls have the server's own voice taken out of what is heard: of telephones, or of all. Needs the extra
+    `cleaning`; without it telephones have the echo guard alone. Browsers do it themselves."""
+    noise_suppression: Literal["off", "near_field", "far_field"] = "off"
+    """`noise_reduction` of new sessions: keep noise from turn detection, never from recognition, which gets worse by
+    it; "far_field" also cancels the echo. Needs the extra `cleaning`."""

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.weights import FETCH_COMMAND, SILERO_VAD, SMART_TURN, model_path
+from rtc_server.audio.cleaning import is_cleaning_available, load
 from rtc_server.config import Settings
+from rtc_server.errors import ConfigError
 from rtc_server.inference.client import EngineSettings
 from rtc_server.logs import LogStyle
 from rtc_server.paths import models_dir
@@ -54,6 +56,22 @@ def vad_factory(settings: Settings) -> VadFactory:
     """Makes the voice detectors of a media process. Raises like `silero_path`."""
     turns = settings.turns
     return create_vad_factory(turns.vad, turns.webrtcvad_mode, silero_path(settings), on_waiting=_at_next_tick)
+
+
+def load_cleaning(settings: Settings) -> None:
+    """Load the library that cleans audio, before there are calls that it would hold up. Raises ConfigError where the
+    settings want it for sure and it is not installed."""
+    check_cleaning(settings)
+    if is_cleaning_available():
+        load()
+
+
+def check_cleaning(settings: Settings) -> None:
+    """Raises like `load_cleaning`."""
+    audio = settings.audio
+    if not is_cleaning_available() and (audio.echo_cancellation == "all" or audio.noise_suppression != "off"):
+        name = "audio.echo_cancellation" if audio.echo_cancellation == "all" else "audio.noise_suppression"
+        raise ConfigError(f"{name} needs a package; install it with: pip install 'rtc-server[cleaning]'")
 
 
 def turn_judge_factory(settings: Settings) -> TurnJudgeFactory:

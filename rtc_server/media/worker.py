@@ -25,7 +25,7 @@ from rtc_server.scheduling import apply, media_scheduling, place_executor, repor
 from .channels import WINDOW, Line
 from .local import LocalNode
 from .node import ChannelRequest
-from .parts import engine_settings, turn_judge_factory, vad_factory
+from .parts import engine_settings, load_cleaning, turn_judge_factory, vad_factory
 from .wire import (
     ChannelClosed,
     ChannelData,
@@ -89,6 +89,7 @@ class Worker:
         starting = asyncio.create_task(engine.start(), name="engine-start")
         try:
             async with asyncio.TaskGroup() as tasks:
+                load_cleaning(settings)
                 self._node = node = LocalNode(
                     settings,
                     engine,

@@ -125,7 +125,11 @@ SESSION_FIELDS: dict[str, Support] = {
         "partial",
         "null or an object; the engine's own recognition answers to any model name, language and prompt are kept",
     ),
-    "audio.input.noise_reduction": Support("refused", "only null"),
+    "audio.input.noise_reduction": Support(
+        "partial",
+        "with the extra `cleaning`, else only null: near_field keeps noise from turn detection, far_field also takes "
+        "the server's echo out; recognition hears the noise as it is ([audio-cleaning.md](audio-cleaning.md))",
+    ),
     "audio.input.turn_detection": Support("supported", "server_vad with idle_timeout_ms, semantic_vad, or null"),
     "audio.output.format": Support("supported", "as audio.input.format"),
     "audio.output.voice": Support("supported", "the backend's voices; OpenAI's names stand for the first of them"),

@@ -39,6 +39,7 @@ class Capabilities:
     speed_range: tuple[float, float] = (1.0, 1.0)
     supports_tools: bool = False
     gives_transcripts: bool = False
+    reduces_noise: bool = False
 
     @classmethod
     def of(cls, engine: EngineInfo, model_aliases: tuple[str, ...] = ()) -> Capabilities:
@@ -71,6 +72,12 @@ class Capabilities:
         if not slowest <= speed <= fastest:
             limits = f"it must be {slowest}" if slowest == fastest else f"it must be from {slowest} to {fastest}"
             raise ProtocolError("invalid_value", f"speed {speed} is not available; {limits}.", param=param)
+
+    def check_noise_reduction(self, wanted: NoiseReduction | None, param: str) -> None:
+        """Raises ProtocolError where the optional package that does it is not installed."""
+        if wanted is not None and not self.reduces_noise:
+            message = "Noise reduction is not installed on this server (the extra 'cleaning'); use null."
+            raise ProtocolError("invalid_value", message, param=param)
 
 
 class ServerVad(Strict):
@@ -131,10 +138,16 @@ class Transcription(Strict):
     prompt: str | None = Field(None, max_length=2_000)
 
 
+class NoiseReduction(Strict):
+    """Noise is kept from the voice detector; "far_field" (a speakerphone, a kiosk) has the echo taken out too."""
+
+    type: Literal["near_field", "far_field"]
+
+
 class AudioInput(Strict):
     format: AudioFormat = PcmFormat()
     transcription: Transcription | None = None
-    noise_reduction: None = None
+    noise_reduction: NoiseReduction | None = None
     turn_detection: Annotated[TurnDetection, Field(discriminator="type")] | None = ServerVad()
 
 
@@ -196,6 +209,7 @@ class SessionConfig(Strict):
             message = "The voice cannot change once the session has produced audio."
             raise ProtocolError("cannot_update_voice", message, param="session.audio.output.voice")
         can.check_speed(output.speed, "session.audio.output.speed")
+        can.check_noise_reduction(merged.audio.input.noise_reduction, "session.audio.input.noise_reduction")
         check_tools(merged.tools, merged.tool_choice, can.supports_tools, "session")
         if voice != output.voice:
             output = output.model_copy(update={"voice": voice})

@@ -244,6 +244,7 @@ class SipService:
         password = self._password() if sip.trunk_user else ""
         self._legs[call_id] = _Leg(call_id, None, "", LegState.CALLING)
         try:
+            options = replace(options, is_telephone=True)
             sdp = await self._router.offer(OutgoingRequest(call_id, self._addresses, options), caller)
         except BaseException:  # refused, or nobody waits any more: nothing was sent yet
             self._legs.pop(call_id, None)
@@ -474,6 +475,7 @@ class SipService:
     def _request(self, leg: _Leg, options: CallOptions) -> OfferRequest:
         assert leg.offer is not None, "it came in"
         kind: CallKind = "echo" if self._is_echo(leg) else "conversation"
+        options = replace(options, is_telephone=True)
         return OfferRequest(leg.offer, self._addresses, kind, options, call_id=leg.call_id)
 
     def _leg(self, call_id: str) -> _Leg:
