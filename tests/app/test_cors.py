@@ -81,7 +81,7 @@ async def test_a_preflight_needs_no_key_and_names_the_methods(server: Web) -> No
     }
     status, _, reply = await server.ask("OPTIONS", "/v1/realtime/calls/rtc_1", headers=asked)
     assert status == 204
-    assert reply.headers["Access-Control-Allow-Methods"] == "DELETE, OPTIONS, PATCH"
+    assert reply.headers["Access-Control-Allow-Methods"] == "DELETE, GET, HEAD, OPTIONS, PATCH"
     allowed = reply.headers["Access-Control-Allow-Headers"].lower()
     for name in ("authorization", "content-type", "if-match", "openai-beta", "x-stainless-os"):
         assert name in allowed
