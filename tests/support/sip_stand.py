@@ -23,7 +23,7 @@ import psutil
 
 from benchmarks.support.sip_words import Account
 from rtc_server.certs import ensure_certificates
-from rtc_server.config import load_settings
+from rtc_server.config import Settings, load_settings
 from rtc_server.sip.edge.render import EdgePaths, render
 from rtc_server.sip.edge.run import Part, ask, options_request, running_edge
 from rtc_server.sip.edge.users import UsersFile
@@ -167,7 +167,7 @@ def edge_alone(settings: Mapping[str, Value] | None = None) -> Iterator[EdgeAlon
             users.add(user, loaded.sip_edge.realm, PASSWORD)
         certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
         paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
-        rendered = render(loaded, SERVER_ADDRESS, paths)
+        rendered = render(loaded, SERVER_ADDRESS, paths, _registrar_password(loaded))
         with machine.entered(), running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy):
             edge = (SERVER_ADDRESS, loaded.sip_edge.port)
             yield EdgeAlone(machine, phone, edge, folder, relay, proxy, loaded.sip_edge.realm, loaded.sip_edge.tls_port)
@@ -224,3 +224,8 @@ def _wait_for_calls(server: ServerProcess) -> None:
 def _with_children(pid: int) -> list[psutil.Process]:
     root = psutil.Process(pid)
     return [root, *root.children(recursive=True)]
+
+
+def _registrar_password(settings: Settings) -> str:
+    file = settings.sip_edge.registrar_password_file
+    return Path(file).read_text().strip() if file else ""
