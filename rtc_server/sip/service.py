@@ -138,6 +138,13 @@ class SipService:
         """UDP port of the adapter."""
         return self._adapter.port
 
+    def num_legs(self) -> dict[LegState, int]:
+        """How many legs are in each state."""
+        counts = dict.fromkeys(LegState, 0)
+        for leg in self._legs.values():
+            counts[leg.state] += 1
+        return counts
+
     async def start(self) -> None:
         """Raises ConfigError when the adapter cannot listen."""
         await self._adapter.start()
