@@ -52,6 +52,7 @@ LABELS: dict[str, frozenset[str]] = {
     ),
     "direction": frozenset({"in", "out"}),
     "result": frozenset({"answered", "refused", "cancelled", "not_answered", "failed"}),
+    "leg": frozenset({"ringing", "accepting", "answered", "calling"}),
     "drop": frozenset({"foreign", "malformed", "bug", OTHER}),
     "verdict": frozenset({"resumed", "interrupted"}),
     "kind": frozenset(
@@ -80,6 +81,13 @@ SIP_CALLS = Counter(
     "rtc_server_sip_calls",
     "Telephone calls, by direction and result.",
     ["direction", "result"],
+    registry=REGISTRY,
+)
+SIP_READY = Gauge("rtc_server_sip_ready", "1 while the SIP adapter listens; 0 where there is none.", registry=REGISTRY)
+SIP_LEGS = Gauge(
+    "rtc_server_sip_legs",
+    "Telephone calls now: ringing here, accepting, answered, calling (ringing there).",
+    ["leg"],
     registry=REGISTRY,
 )
 SIP_MESSAGES_DROPPED = Counter(

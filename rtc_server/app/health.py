@@ -120,6 +120,10 @@ async def prometheus(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     metrics.MAX_CALLS.set(context.router.limit.max_calls)
     metrics.ENGINE_READY.set(context.engine.is_ready)
+    if context.telephony is not None:
+        metrics.SIP_READY.set(context.telephony.is_running)
+        for state, count in context.telephony.num_legs().items():
+            metrics.SIP_LEGS.labels(state.value).set(count)
     media, engine, _ = await asyncio.gather(
         context.router.metrics(), context.engine.metrics(), asyncio.to_thread(process_metrics.sample_gpus)
     )

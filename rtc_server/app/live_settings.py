@@ -20,6 +20,11 @@ LIVE = (
     "engine.answer_timeout_seconds",
     "session.*",
     "turns.*",
+    "sip.ring_timeout_seconds",
+    "sip.refer_targets",
+    "sip.dial_targets",
+    "sip.trunk*",
+    "sip.caller_id",
     "logging.*",
 )
 """Patterns of keys that count from the reload on; those of a call count for new calls."""

@@ -65,6 +65,8 @@ class Reloader:
         context.settings = settings
         self._guard.use(settings, authenticator)
         logs.configure(settings.logging)
+        if context.telephony is not None:
+            context.telephony.use_settings(settings)
         await context.router.use_settings(settings)
         log.info("settings read again", extra={"changed": ", ".join(found.applied) or "none"})
         if found.needs_restart:

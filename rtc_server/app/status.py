@@ -22,6 +22,7 @@ from rtc_server.errors import InvalidParameterError
 from rtc_server.media.node import MediaNode, NodeStatus
 from rtc_server.media.process import ProcessNode
 from rtc_server.paths import web_dir
+from rtc_server.sip.service import LegState
 
 from .context import CONTEXT, AppContext
 from .health import first_reason, readiness
@@ -62,6 +63,7 @@ async def status(request: web.Request) -> web.Response:
         "uptime_seconds": round(uptime, 1),
         **_capacity(context),
         "engine": _engine(context),
+        "telephony": _telephony(context),
         "nodes": [_node(index, *pair) for index, pair in enumerate(zip(context.router.nodes, nodes, strict=True))],
         "live_calls": [
             _call(index, call) for index, node in enumerate(nodes) if node is not None for call in node.calls
@@ -135,6 +137,19 @@ def _engine(context: AppContext) -> Json:
         "ready": engine.is_ready,
         "restarts": engine.restarts,
         "load_seconds": round(engine.load_seconds, 2),
+    }
+
+
+def _telephony(context: AppContext) -> Json | None:
+    """Legs by state: those that are accepted already count as ringing until their call is there."""
+    if context.telephony is None:
+        return None
+    legs = context.telephony.num_legs()
+    return {
+        "ready": context.telephony.is_running,
+        "ringing": legs[LegState.RINGING] + legs[LegState.ACCEPTING],
+        "calling": legs[LegState.CALLING],
+        "answered": legs[LegState.ANSWERED],
     }
 
 

@@ -69,6 +69,12 @@ STATUS: Content = {
                     "load_seconds": SECONDS,
                 }
             ),
+            "telephony": {
+                "anyOf": [
+                    {"type": "null"},
+                    _object({"ready": {"type": "boolean"}, "ringing": COUNT, "calling": COUNT, "answered": COUNT}),
+                ]
+            },
             "nodes": {
                 "type": "array",
                 "items": _object(

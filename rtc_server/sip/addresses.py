@@ -87,6 +87,14 @@ def request_uri(address: TelephoneAddress, trunk: str) -> str:
     return f"sip:{user}@{host}{';' + parameters if parameters else ''}"
 
 
+def host_of(place: str) -> str:
+    """Of `host[:port][;parameters]`, as an address has it: an IPv6 address keeps its brackets."""
+    host = place.partition(";")[0]
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
 def is_user(text: str) -> bool:
     """It can stand before the "@" of an address as it is."""
     return _USER_PARTS.match(text) is not None

@@ -41,7 +41,7 @@ from rtc_server.realtime.session import SessionConfig
 from rtc_server.transports.sdp import Offer, validate_offer
 
 from . import messages
-from .addresses import is_allowed, parse_address, request_uri
+from .addresses import host_of, is_allowed, parse_address, request_uri
 from .base import IncomingCall, OnIncoming
 from .process import SipAdapter
 
@@ -137,6 +137,13 @@ class SipService:
     def port(self) -> int:
         """UDP port of the adapter."""
         return self._adapter.port
+
+    def num_legs(self) -> dict[LegState, int]:
+        """How many legs are in each state."""
+        counts = dict.fromkeys(LegState, 0)
+        for leg in self._legs.values():
+            counts[leg.state] += 1
+        return counts
 
     async def start(self) -> None:
         """Raises ConfigError when the adapter cannot listen."""
@@ -250,7 +257,7 @@ class SipService:
             self._legs.pop(call_id, None)
             raise
         name = sip.caller_id or "rtc-server"
-        domain = sip.proxy.rpartition(":")[0] if not sip.trunk else sip.trunk.partition(";")[0].partition(":")[0]
+        domain = host_of(sip.trunk or sip.proxy)
         self._outcomes[call_id] = Outcome("ringing")
         while len(self._outcomes) > KEPT_OUTCOMES:
             self._outcomes.popitem(last=False)

@@ -59,6 +59,7 @@ async def test_an_idle_server_says_what_it_is_and_that_it_has_room() -> None:
         "restarts": 0,
         "load_seconds": 0,
     }
+    assert document["telephony"] is None
     assert document["live_calls"] == document["turns"] == []
     assert document["latency"] == {}
     node = {"index": 0, "kind": "in_process", "answers": True, "ready": True, "calls": 0, "restarts": 0}

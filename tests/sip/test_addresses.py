@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtc_server.sip.addresses import is_allowed, is_user, parse_address, request_uri
+from rtc_server.sip.addresses import host_of, is_allowed, is_user, parse_address, request_uri
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,16 @@ def test_a_caller_id_is_a_plain_word() -> None:
     assert is_user("+493012345")
     assert not is_user("a@b")
     assert not is_user("")
+
+
+@pytest.mark.parametrize(
+    ("place", "host"),
+    [
+        ("sip.example.org", "sip.example.org"),
+        ("192.0.2.1:5080;transport=tcp", "192.0.2.1"),
+        ("[2001:db8::1]:5060;transport=tls", "[2001:db8::1]"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+    ],
+)
+def test_the_host_of_a_trunk_or_a_proxy(place: str, host: str) -> None:
+    assert host_of(place) == host

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jsonschema_rs
 import openai
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from openai import AsyncOpenAI
 
 from benchmarks.support.sip_words import body_of, header
 from rtc_server.app.server import serve
+from rtc_server.app.status_schema import STATUS
 from rtc_server.app.webhook_signature import make_secret
 from rtc_server.config import load_settings
 from rtc_server.errors import ConfigError
@@ -174,6 +176,28 @@ async def test_a_session_that_is_wrong_leaves_the_call_ringing(tmp_path: Path) -
         with pytest.raises(openai.ConflictError) as caught:
             await app.client.realtime.calls.accept(call_id, type="realtime")
         assert caught.value.code == "call_not_ringing"
+
+
+async def test_operators_see_who_rings_and_who_talks(tmp_path: Path) -> None:
+    async with application(tmp_path) as app, aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as http:
+
+        async def shown() -> tuple[Any, list[str]]:
+            async with http.get(f"{app.server_url}/v1/status") as reply:
+                document = await reply.json()
+                jsonschema_rs.validate(STATUS["application/json"], document)
+            async with http.get(f"{app.server_url}/metrics") as reply:
+                lines = (await reply.text()).splitlines()
+            return document["telephony"], lines
+
+        call_id = await app.ring()
+        telephony, lines = await shown()
+        assert telephony == {"ready": True, "ringing": 1, "calling": 0, "answered": 0}
+        assert {'rtc_server_sip_legs{leg="ringing"} 1.0', "rtc_server_sip_ready 1.0"} <= set(lines)
+        await app.client.realtime.calls.accept(call_id, type="realtime")
+        await app.phone.answered()
+        telephony, lines = await shown()
+        assert telephony == {"ready": True, "ringing": 0, "calling": 0, "answered": 1}
+        assert {'rtc_server_sip_legs{leg="ringing"} 0.0', 'rtc_server_sip_legs{leg="answered"} 1.0'} <= set(lines)
 
 
 async def test_nobody_answers(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from aiortc import RTCSessionDescription
 
 from benchmarks.support.sip_words import body_of, header, in_dialog, response, status_of
 from rtc_server.network.addresses import host_addresses
+from tests.app.test_reload import edit, reload
 from tests.support.running_server import free_port
 from tests.support.sdp_peer import SdpPeer, sdp_peer
 from tests.support.server_process import ServerProcess, Value, server_process
@@ -320,3 +321,21 @@ async def test_nobody_else_is_called(proxy: Proxy, target: str, status: int) -> 
         await asyncio.to_thread(proxy.dial, target)
     assert refused.value.code == status
     refused.value.close()
+
+
+async def test_a_reload_changes_who_may_be_called(proxy: Proxy) -> None:
+    edit(proxy.server, '"tel:+4930*"', '"tel:+4940*"')
+    try:
+        assert (await reload(proxy.server))[1]["applied"] == ["sip.dial_targets"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            await asyncio.to_thread(proxy.dial, "tel:+49301234")
+        assert refused.value.code == 403
+        refused.value.close()
+        made = await asyncio.to_thread(proxy.dial, "tel:+49401234")
+        invite = await proxy.next(re.compile(rb"INVITE sip:\+49401234@"))
+        proxy.send(response(invite, b"486 Busy Here").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
+        await proxy.next(re.compile(rb"ACK "))
+        assert made["call_id"]
+    finally:
+        edit(proxy.server, '"tel:+4940*"', '"tel:+4930*"')
+        await reload(proxy.server)
