@@ -57,6 +57,7 @@ REPLY = ("librivox_0890", "f1_slt", "librivox_0870", "f2_rms", "librivox_0880")
 USERS = ("f0_rms", "f3_rms", "f2_slt", "go_forward_ten_meters")
 TALKS_AT_MS = (1_500, 5_000, 9_000)
 USER_RMS = 1_500
+ALONE_MINUTES = 2.0  # of reply without a user
 FOUND_WITHIN_MS = 1_500
 PATHS = (
     EchoPath(),  # the first: what the acceptance names
@@ -134,10 +135,11 @@ def transcripts() -> dict[str, str]:
 def echo_results(path: EchoPath, recognizer: Recognizer, texts: dict[str, str]) -> dict[str, object]:
     reply = np.concatenate([recording(name) for name in REPLY])
     echo = echo_of(reply, path) + pink(len(reply), 10.0, 1)
-    minutes = len(reply) / INPUT_SAMPLE_RATE / 60
+    long_reply = np.resize(reply, round(ALONE_MINUTES * 60 * INPUT_SAMPLE_RATE))
+    back = through_codec(to_pcm(echo_of(long_reply, path) + pink(len(long_reply), 10.0, 2)), path.codec)
     results: dict[str, object] = {}
     for way, (has_guard, cancels) in WAYS.items():
-        alone = listened(through_codec(to_pcm(echo), path.codec), reply, has_guard=has_guard, cancels=cancels)
+        alone = listened(back, long_reply, has_guard=has_guard, cancels=cancels)
         late, errors, total, trials = [], 0, 0, 0
         for name in USERS:
             for at_ms in TALKS_AT_MS:
@@ -161,8 +163,8 @@ def echo_results(path: EchoPath, recognizer: Recognizer, texts: dict[str, str]) 
                 errors += min(word_errors(texts[name], heard or ""), len(words(texts[name])))
                 total += len(words(texts[name]))
         results[way] = {
-            "false_turns_per_minute": round(len(alone.known(SpeechStarted)) / minutes, 1),
-            "pauses_per_minute": round(len(alone.known(VoiceOnset)) / minutes, 1),
+            "false_turns_per_minute": round(len(alone.known(SpeechStarted)) / ALONE_MINUTES, 1),
+            "pauses_per_minute": round(len(alone.known(VoiceOnset)) / ALONE_MINUTES, 1),
             "users_found": len(late),
             "users": trials,
             "late_ms": percentiles(late),

@@ -27,7 +27,9 @@ CANCELLER_DELAY = PIECE  # samples by which what the canceller gives is late: it
 SUPPRESSOR_DELAY = PIECE + 130  # samples: up to a piece waits for its other samples, and the suppressor's own 8 ms
 AUDIBLE_DBFS = -55.0  # quieter than this nothing can come back above the voice detector's threshold
 MAX_CANCELLED_MS = 450  # the canceller looks for an echo no later than about 500 ms
+MIN_LEFT_MS = 20  # before that what is held back would come after its echo
 HELD_DELAY_MS = 200  # what it is left to find of a later one: room for a path that changes
+SETTLED_PIECES = 100  # it has learned a path within a second
 ECHO_PIECES = 180  # after the last audible piece, while its echo may come: 1 s of path, 0.8 s of room
 JITTER_PIECES = 20  # input may come this much early or late, 200 ms, before the two clocks are brought together again
 MAX_MADE_UP_PIECES = 50  # silence put in their place at once, 500 ms: 3 ms of processor time
@@ -60,6 +62,7 @@ class EchoCanceller:
         self._finder = EchoDelayFinder(playout_rate)
         self._held: deque[Pcm16] = deque()  # pieces sent that the canceller is given later: the echo is that late
         self._num_held = 0  # how many of them there are to be
+        self._until_settled = 0  # pieces for which the canceller does not have the echo, and would only spoil it
         self._audible = 0  # pieces for which an echo may still come
         self._was_cleaned = False
         self._ahead = 0  # pieces sent less pieces heard, since the first that was heard
@@ -107,7 +110,8 @@ class EchoCanceller:
         self._has_heard = True
         self._ahead -= 1
         late, self._late = self._late, piece.copy()
-        wants_cleaned, had_cleaned = self._audible > 0, self._was_cleaned
+        wants_cleaned, had_cleaned = self._audible > 0 and not self._until_settled, self._was_cleaned
+        self._until_settled = max(0, self._until_settled - 1)
         self._audible, self._was_cleaned = max(0, self._audible - 1), wants_cleaned
         if wants_cleaned and had_cleaned:
             return cleaned
@@ -118,9 +122,17 @@ class EchoCanceller:
 
     def _follow(self, delay_ms: float | None) -> None:
         """Hold back what was sent when its echo is too late for the canceller, and no longer when it is not."""
-        if delay_ms is not None and not 20 <= delay_ms - 10 * self._num_held <= MAX_CANCELLED_MS:
+        if self._is_out_of_reach(self._finder.latest):
+            self._until_settled = SETTLED_PIECES  # an echo as it is: the echo guard recognises it better
+        if delay_ms is not None and self._is_out_of_reach(delay_ms):
             late = delay_ms > MAX_CANCELLED_MS
             self._num_held = round((delay_ms - HELD_DELAY_MS) / 10) if late else 0
+
+    def _is_out_of_reach(self, delay_ms: float | None) -> bool:
+        if delay_ms is None:
+            return False
+        left_ms = delay_ms - 10 * self._num_held
+        return left_ms > MAX_CANCELLED_MS or (self._num_held > 0 and left_ms < MIN_LEFT_MS)
 
     def _bring_clocks_together(self) -> None:
         """The canceller takes both directions for streams without holes. Where one has stood still, silence is put in

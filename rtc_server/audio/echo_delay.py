@@ -31,7 +31,8 @@ class EchoDelayFinder:
         self._sent = np.zeros(_HISTORY, np.float32)
         self._heard = np.zeros(WINDOW, np.float32)
         self._until_look = EVERY
-        self._before: float | None = None
+        self.latest: float | None = None
+        """Delay in ms by the latest look alone; None: it found none that is certain."""
 
     def sent(self, pcm: Pcm16) -> None:
         """The next that left, int16 mono at the playout rate."""
@@ -44,10 +45,10 @@ class EchoDelayFinder:
         if self._until_look > 0:
             return None
         self._until_look = EVERY
-        before, self._before = self._before, self._look()
-        if before is None or self._before is None or abs(before - self._before) > AGREEMENT_MS:
+        before, self.latest = self.latest, self._look()
+        if before is None or self.latest is None or abs(before - self.latest) > AGREEMENT_MS:
             return None
-        return self._before
+        return self.latest
 
     def _look(self) -> float | None:
         """Delay in ms with the greatest normalised correlation, if that is certain."""

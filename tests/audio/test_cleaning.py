@@ -79,6 +79,15 @@ def test_an_echo_that_comes_too_late_for_the_library_is_found_all_the_same(delay
     assert quieter_db(echo[6 * SECOND :], cancelled(echo, sent)[6 * SECOND :]) > 20
 
 
+def test_an_echo_out_of_reach_passes_as_it_is_for_the_guard_to_recognise() -> None:
+    echo = to_pcm(echo_of(reply(), EchoPath(delay_ms=700)))
+    heard = cancelled(echo, reply())
+    looked_at = slice(int(1.4 * SECOND), int(1.6 * SECOND))  # found, and what was sent is held back only from now on
+    np.testing.assert_array_equal(
+        heard[looked_at], echo[looked_at.start - CANCELLER_DELAY : looked_at.stop - CANCELLER_DELAY]
+    )
+
+
 def test_a_path_that_gets_shorter_again_is_followed() -> None:
     sent = np.concatenate([reply(9.0)] * 2)
     half = 9 * SECOND
