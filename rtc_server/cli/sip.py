@@ -76,8 +76,7 @@ def up(
     run.require_programs()
     edge = settings.sip_edge
     address = edge.address or _first_address()
-    for port in filter(None, (edge.port, edge.tls_port)):
-        run.require_port(address, port)
+    _require_ports(settings)
     with ExitStack() as stack:
         where = folder.absolute() if folder is not None else _temporary_folder(stack)
         users = _users(settings, None)
@@ -136,14 +135,26 @@ def run_part(
     """Become the proxy or the relay, for a service or a container of its own."""
     import os
 
+    from rtc_server.config import load_settings
     from rtc_server.sip.edge import run
 
     run.require_programs()
     rendered = _write(folder, config, ng_port)
+    if part == "proxy":  # it would not say so itself: its log says little, for the callers' sake
+        _require_ports(load_settings(config))
     command = rendered.proxy if part == "proxy" else rendered.relay
     program = run.find_program(command[0]) or command[0]
     sys.stdout.flush()
     os.execv(program, [program, *command[1:]])
+
+
+def _require_ports(settings: Settings) -> None:
+    from rtc_server.sip.edge.run import require_port
+
+    edge = settings.sip_edge
+    for port in filter(None, (edge.port, edge.tls_port)):
+        require_port(edge.address or _first_address(), port)
+    require_port(*_proxy_address(settings))
 
 
 def _write(folder: Path, config: Path | None, ng_port: int) -> Rendered:

@@ -223,6 +223,23 @@ def test_only_the_adapter_is_the_adapter(edge: EdgeAlone, adapter: Adapter) -> N
         assert status_of(sock.recv(65_536)) == 407
 
 
+def test_what_cannot_be_read_is_not_quoted_in_a_log(edge: EdgeAlone) -> None:
+    number = b"+4930123456"
+    good = invite("10.60.0.8")
+    for place, bad in (
+        (b"From: <sip:alice@10.60.0.8>", b"From: <sip:" + number + b"@@;;<>"),
+        (b"CSeq: 1 INVITE", b"CSeq: " + number + b" x"),
+        (b"Contact: <", b"Contact: <<" + number),
+        (b"To: <", b'To: "' + number + b" <"),
+        (good, b"INVITE sip:" + number + b" \r\n\r\n"),
+    ):
+        assert place in good
+        exchange(edge, good.replace(place, bad), "10.60.0.8", wait=0.3)
+    logs = b"".join((edge.folder / name).read_bytes() for name in ("kamailio.log", "rtpengine.log"))
+    assert b"Listening on" in logs
+    assert number not in logs
+
+
 def test_behind_address_translation_telephones_are_told_the_outer_address() -> None:
     require_namespaces("kamailio", "rtpengine")
     outer = "10.99.0.77"
