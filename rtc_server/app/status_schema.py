@@ -28,6 +28,8 @@ CALL = _object(
         "turns": COUNT,
         "latency_ms": KNOWN_MS,
         "underruns": COUNT,
+        "cancels_echo": {"type": "boolean"},
+        "suppresses_noise": {"type": "boolean"},
         "transport": {"enum": ["webrtc", "websocket", "loopback"]},
         "jitter_ms": KNOWN_MS,
         "jitter_buffer_ms": KNOWN_MS,

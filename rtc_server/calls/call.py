@@ -291,7 +291,9 @@ class Call:
         elif self.core.is_agent_active:
             state = "thinking"
         age, line = now - self.started_at, self._transport.line
-        return CallStatus(self.call_id, age, state, line, self._num_turns, self._latency_ms, self._underruns)
+        numbers = (self._num_turns, self._latency_ms, self._underruns)
+        hearing = (self._hearing.cancels_echo, self._hearing.vad.suppresses_noise)
+        return CallStatus(self.call_id, age, state, line, *numbers, *hearing)
 
     # --- MediaSink
 

@@ -29,3 +29,7 @@ class CallStatus:
     """Response latency of the latest spoken turn; None before the first."""
     underruns: int = 0
     """Times that a reply ran dry while it was playing."""
+    cancels_echo: bool = False
+    """Our own voice is taken out of what is heard."""
+    suppresses_noise: bool = False
+    """Noise is kept from the voice detector."""

@@ -17,6 +17,7 @@ import pytest
 from aiortc import RTCSessionDescription
 
 from benchmarks.support.sip_words import body_of, header, in_dialog, response, status_of
+from rtc_server.audio.cleaning import is_cleaning_available
 from rtc_server.network.addresses import host_addresses
 from tests.app.test_reload import edit, reload
 from tests.support.running_server import free_port
@@ -141,6 +142,14 @@ def proxy(server_and_socket: tuple[ServerProcess, socket.socket, int]) -> Proxy:
     return Proxy(server, ours, (HOST, port))
 
 
+def echo_is_cancelled(proxy: Proxy) -> bool:
+    """The one call's status says so, where the extra is installed."""
+    _, status = proxy.server.get_json("/v1/status")
+    calls = status["live_calls"]
+    assert isinstance(calls, list)
+    return [call["cancels_echo"] for call in calls] == [is_cleaning_available()]
+
+
 async def test_a_call_is_answered_and_talked_to_until_the_telephone_hangs_up(proxy: Proxy) -> None:
     async with sdp_peer() as peer:
         ok = await proxy.call(peer)
@@ -148,6 +157,7 @@ async def test_a_call_is_answered_and_talked_to_until_the_telephone_hangs_up(pro
         peer.say("f0_rms.wav")
         await peer.message("output_audio_buffer.started")
         await peer.until(lambda: peer.num_loud > 20)
+        assert await asyncio.to_thread(echo_is_cancelled, proxy)
         await proxy.hang_up(ok)
 
 
@@ -276,6 +286,7 @@ async def test_a_call_is_made_and_talked_to(proxy: Proxy, early: bool) -> None:
         await peer.until(lambda: peer.pc.connectionState == "connected")
         peer.say("f0_rms.wav")
         await peer.until(lambda: peer.num_loud > 20)
+        assert await asyncio.to_thread(echo_is_cancelled, proxy)
         assert await asyncio.to_thread(proxy.outcome, made["call_id"]) == {
             "call_id": made["call_id"],
             "state": "answered",
