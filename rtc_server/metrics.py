@@ -77,6 +77,7 @@ CALLS_STARTED = Counter("rtc_server_calls_started", "Calls admitted.", registry=
 MAX_CALLS = Gauge("rtc_server_max_calls", "Calls that are taken at once.", registry=REGISTRY)
 CALLS_ENDED = Counter("rtc_server_calls_ended", "Calls ended, by reason.", ["reason"], registry=REGISTRY)
 CALLS_REFUSED = Counter("rtc_server_calls_refused", "Calls refused, by code.", ["code"], registry=REGISTRY)
+TURN_CREDENTIALS = Counter("rtc_server_turn_credentials", "Credentials for TURN servers given out.", registry=REGISTRY)
 SIP_CALLS = Counter(
     "rtc_server_sip_calls",
     "Telephone calls, by direction and result.",

@@ -60,6 +60,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("rtc_server.audio.playout", "rtc_server.audio.cleaning", "rtc_server.recording.store", "model.interface"),
         *COMMON,
     ),
+    # TURN servers: what callers are told of them, and whether they work
+    "rtc_server.relays": ("rtc_server.relays", *COMMON),
     # telephone calls: between a SIP proxy and the nodes
     "rtc_server.sip": (
         *("rtc_server.sip", "rtc_server.media", "rtc_server.calls.sessions", "rtc_server.transports.sdp"),
@@ -67,14 +69,21 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),
-    "rtc_server.doctor": ("rtc_server.certs", "rtc_server.exposure", "rtc_server.sip.edge", "model.weights", *COMMON),
+    "rtc_server.doctor": (
+        "rtc_server.certs",
+        "rtc_server.exposure",
+        "rtc_server.sip.edge",
+        "rtc_server.relays",
+        "model.weights",
+        *COMMON,
+    ),
     "rtc_server.client": (  # a peer of its own; aiortc's private names are kept in one file for both sides
         *("rtc_server.client", "rtc_server.audio", "rtc_server.codecs", "rtc_server.rtp", "model.interface"),
         *("rtc_server.transports.aiortc_media", "rtc_server.network.addresses"),
         *COMMON,
     ),
     "rtc_server.app": (
-        *("rtc_server.app", "rtc_server.media", "rtc_server.inference", "rtc_server.sip"),
+        *("rtc_server.app", "rtc_server.media", "rtc_server.inference", "rtc_server.sip", "rtc_server.relays"),
         *("rtc_server.transports.sdp", "rtc_server.transports.fragments"),
         *(
             "rtc_server.realtime",
@@ -182,7 +191,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("model.backends", "rtc_server.turns"),
     "webrtcvad": ("rtc_server.turns",),
     "aiortc": ("rtc_server.transports", "rtc_server.network", "rtc_server.client"),
-    "aioice": ("rtc_server.network",),
+    "aioice": ("rtc_server.network", "rtc_server.relays"),
     "pylibsrtp": ("rtc_server.transports", "rtc_server.client"),
     "cffi": ("rtc_server.codecs",),
     "livekit": ("rtc_server.audio.cleaning",),

@@ -17,7 +17,7 @@ UNITS = ("_seconds", "_bytes", "_ratio")
 COUNTED = (
     *("calls", "started", "ended", "refused", "responses", "speculations", "interruptions", "frames", "underruns"),
     *("restarts", "packets", "packets_in", "packets_out", "blocks", "tasks", "threads", "fds", "ready", "dropped"),
-    *("resumed", "recordings", "failures", "webhooks", "legs"),
+    *("resumed", "recordings", "failures", "webhooks", "legs", "credentials"),
 )
 """What metrics without a unit of measure count."""
 METRICS = {name: value for name, value in vars(metrics).items() if isinstance(value, MetricWrapperBase)}

@@ -11,6 +11,7 @@ from rtc_server.config import Settings
 from rtc_server.inference.client import EngineClient
 from rtc_server.media.resumption import Resumption
 from rtc_server.media.router import MediaRouter
+from rtc_server.relays.ice_servers import IceServers
 from rtc_server.sip.service import SipService
 
 from .lifecycle import Lifecycle
@@ -30,6 +31,8 @@ class AppContext:
     """Of the HTTPS port, once it is open; None without."""
     reload: Callable[[], Awaitable[Change]] | None = None
     """See `reload.Reloader`; None where the settings come from nowhere."""
+    ice_servers: IceServers | None = None
+    """What callers are told; None until the application is made."""
     resumption: Resumption | None = None
     """None: sessions end with their calls."""
     telephony: SipService | None = None

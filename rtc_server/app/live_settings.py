@@ -20,6 +20,7 @@ LIVE = (
     "engine.answer_timeout_seconds",
     "session.*",
     "turns.*",
+    "turn.*",
     "sip.ring_timeout_seconds",
     "sip.refer_targets",
     "sip.dial_targets",

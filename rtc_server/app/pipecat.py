@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +26,9 @@ from rtc_server.media.node import CallKind
 from rtc_server.transports.sdp import MAX_CANDIDATES, Offer, is_usable_candidate
 
 from .context import CONTEXT
-from .ice_servers import ICE_SERVERS
+from .ice_servers import ice_server_list
 from .offers import OfferTaker, call_options, read_json, read_json_object, require_echo_test, session_of
-from .principal import PRINCIPAL, require_control
+from .principal import require_control
 
 routes = web.RouteTableDef()
 
@@ -125,7 +124,7 @@ async def add_candidates(request: web.Request) -> web.Response:
 
 def ice_config(request: web.Request) -> dict[str, Any]:
     """The ICE servers as browsers want them."""
-    return {"iceServers": request.app[ICE_SERVERS].for_owner(request[PRINCIPAL].owner, time.time())}
+    return {"iceServers": ice_server_list(request)}
 
 
 async def _create(request: web.Request, kind: CallKind) -> web.Response:

@@ -10,6 +10,7 @@ from rtc_server import logs
 from rtc_server.config import Settings
 from rtc_server.errors import CertificateError, ConfigError
 from rtc_server.exposure import exposure
+from rtc_server.relays.ice_servers import IceServers
 
 from .context import AppContext
 from .guard import Guard
@@ -60,9 +61,11 @@ class Reloader:
         settings = found.settings
         exposure(settings)
         authenticator = self._guard.prepare(settings)
+        ice_servers = IceServers(settings)
         if context.tls is not None:
             await asyncio.to_thread(context.tls.reload)
         context.settings = settings
+        context.ice_servers = ice_servers
         self._guard.use(settings, authenticator)
         logs.configure(settings.logging)
         if context.telephony is not None:

@@ -43,6 +43,7 @@ from rtc_server.media.snapshots import SnapshotStore
 from rtc_server.network.addresses import machine_addresses
 from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
+from rtc_server.relays.ice_servers import IceServers
 from rtc_server.scheduling import place_executor, unused_media_settings
 from rtc_server.sip.service import SipService
 
@@ -282,7 +283,7 @@ def create_app(context: AppContext) -> web.Application:
     app.cleanup_ctx.append(realtime_ws.parser_pool)
     app.add_routes(pipecat.routes)
     app.add_routes(whip.routes)
-    app[ice_servers.ICE_SERVERS] = ice_servers.IceServers(context.settings)
+    context.ice_servers = IceServers(context.settings)
     app.add_routes(ice_servers.routes)
     app.add_routes(health.routes)
     app[status.STARTED_AT] = time.monotonic()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from .kinds import IceUrl, IpAddress, Port, Section
+from .kinds import IpAddress, Port, Section, StunUrl
 
 
 class SessionSection(Section):
@@ -65,8 +65,8 @@ class WebRtcSection(Section):
 
     host_addresses: tuple[IpAddress, ...] = ()
     """ICE host candidates; [] means this machine's addresses, plus loopback for callers on this machine."""
-    ice_servers: tuple[IceUrl, ...] = ()
-    """STUN and TURN servers, as URLs, for a server behind NAT."""
+    ice_servers: tuple[StunUrl, ...] = ()
+    """STUN servers, as URLs, for a server behind NAT; callers are told of them too. TURN servers: `[turn]`."""
     external_addresses: tuple[IpAddress, ...] = ()
     """Offered in place of local addresses: the public side of a 1:1 NAT (a cloud machine, a forwarded port)."""
     udp_port: Port = 0

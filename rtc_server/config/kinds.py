@@ -12,6 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 HASH_PREFIX = "sha256:"
 MIN_KEY_CHARS = 20  # shorter ones may be guessed
+TURN_URL = re.compile(
+    r"(?P<scheme>turns?):(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?"
+    r"(?:\?transport=(?P<transport>udp|tcp))?"
+)
+"""RFC 7065."""
+TURN_EXAMPLE = "'turn:turn.example.org:3478?transport=udp'"
 
 
 def _check_address(value: str) -> str:
@@ -22,10 +28,23 @@ def _check_address(value: str) -> str:
     return value
 
 
-def _check_ice_url(value: str) -> str:
+def _check_stun_url(value: str) -> str:
     scheme, _, rest = value.partition(":")
-    if scheme not in ("stun", "stuns", "turn", "turns") or not rest:
-        raise ValueError(f"{value!r} is not an ICE server; write for example 'stun:stun.example.org:3478'")
+    if scheme in ("turn", "turns"):
+        raise ValueError(f"{value!r} is a TURN server, which needs credentials: name it in turn.urls")
+    if scheme not in ("stun", "stuns") or not rest:
+        raise ValueError(f"{value!r} is not a STUN server; write for example 'stun:stun.example.org:3478'")
+    return value
+
+
+def _check_turn_url(value: str) -> str:
+    found = TURN_URL.fullmatch(value)
+    if found is None or not 0 < int(found["port"] or 1) < 65_536:
+        example = "turn:turn.example.org:3478?transport=udp"
+        belongs = (
+            "; STUN belongs to webrtc.ice_servers" if value.startswith("stun") else f"; write for example {example!r}"
+        )
+        raise ValueError(f"{value!r} is no TURN server{belongs}")
     return value
 
 
@@ -56,7 +75,8 @@ class Hidden:
 
 
 IpAddress = Annotated[str, AfterValidator(_check_address)]
-IceUrl = Annotated[str, AfterValidator(_check_ice_url)]
+StunUrl = Annotated[str, AfterValidator(_check_stun_url)]
+TurnUrl = Annotated[str, AfterValidator(_check_turn_url)]
 WebOrigin = Annotated[str, AfterValidator(_check_origin)]
 KeyHash = Annotated[str, AfterValidator(_hash_key)]
 Port = Annotated[int, Field(ge=0, le=65_535)]

@@ -25,9 +25,9 @@ import pytest
 from aioice.stun import TransactionFailed
 from playwright.sync_api import Browser, expect
 
-from rtc_server.app.ice_servers import IceServers
 from rtc_server.certs import ensure_certificates
 from rtc_server.config import load_settings
+from rtc_server.relays.ice_servers import IceServers
 from tests.browser.caller import REPLY_MS, Caller
 from tests.browser.chromium import FLAGS, LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
 from tests.support.faults import TURNSERVER
@@ -167,7 +167,7 @@ def credentials(tmp_path: Path, ways: list[str], age_seconds: float = 0.0) -> di
     secret = tmp_path / "secret"
     secret.write_text(SECRET, encoding="ascii")
     settings = load_settings(None, {"turn.urls": ways, "turn.secret_file": str(secret)})
-    (server,) = IceServers(settings).for_owner(("test",), time.time() - age_seconds)
+    (server,) = IceServers(settings).for_caller(("test",), time.time() - age_seconds)
     return server
 
 
