@@ -76,6 +76,8 @@ def test_the_server_takes_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(DEPLOY / "docker" / "server.toml")
     assert settings.webrtc.external_addresses == (ADDRESS,)
     assert settings.engine.backend == "opens2s"
+    assert settings.turn.urls == (f"turn:{ADDRESS}:3478?transport=udp", f"turn:{ADDRESS}:3478?transport=tcp")
+    assert settings.turn.secret_file in [f"/run/secrets/{secret['source']}" for secret in server["secrets"]]
     grace = sum(int(n) * SECONDS[unit] for n, unit in re.findall(r"(\d+)([ms])", server["stop_grace_period"]))
     assert grace > drain_seconds(settings)
 
@@ -95,15 +97,16 @@ class Turn:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "turnserver.conf"
-        text = (DEPLOY / "coturn" / "start.sh").read_text()
-        text = text.replace("/etc/coturn/turnserver.conf", str(DEPLOY / "coturn" / "turnserver.conf"))
+        text = (DEPLOY / "turn" / "start.sh").read_text()
+        text = text.replace("/etc/coturn/turnserver.conf", str(DEPLOY / "turn" / "turnserver.conf"))
         (folder / "start.sh").write_text(text.replace("/tmp/turnserver.conf", str(self.config)))
         (folder / "secret").write_text("s" * 40 + "\n")
 
     def start(self, turnserver: str, **variables: str) -> subprocess.CompletedProcess[str]:
         (self.folder / "turnserver").write_text(turnserver)
         (self.folder / "turnserver").chmod(0o755)
-        env = {"PATH": f"{self.folder}:/usr/bin:/bin", "TURN_SECRET_FILE": str(self.folder / "secret"), **variables}
+        ours = {"TURN_SECRET_FILE": str(self.folder / "secret"), "TURN_TLS_DIR": str(self.folder)}
+        env = {"PATH": f"{self.folder}:/usr/bin:/bin", **ours, **variables}
         return run("/bin/sh", self.folder / "start.sh", env=env)
 
 
@@ -127,7 +130,41 @@ def test_turn_relays_to_the_server_and_to_nobody_else(turn: Turn) -> None:
     assert [line for line in lines if line.startswith("allowed-peer-ip")] == [f"allowed-peer-ip={ADDRESS}"]
 
 
-@pytest.mark.parametrize(("variables", "secret"), [({}, "s" * 40), ({"PUBLIC_ADDRESS": ADDRESS}, "short")])
+def test_turn_relays_to_several_servers(turn: Turn) -> None:
+    turn.start("#!/bin/sh\n", PUBLIC_ADDRESS=ADDRESS, MEDIA_ADDRESSES="10.0.0.1 10.0.1.0-10.0.1.7")
+    lines = turn.config.read_text().splitlines()
+    allowed = [line.partition("=")[2] for line in lines if line.startswith("allowed-peer-ip")]
+    assert allowed == ["10.0.0.1", "10.0.1.0-10.0.1.7"]
+
+
+def test_turn_takes_several_secrets(turn: Turn) -> None:
+    (turn.folder / "secret").write_text("s" * 40 + "\n\n" + "t" * 32)
+    turn.start("#!/bin/sh\n", PUBLIC_ADDRESS=ADDRESS)
+    assert f"static-auth-secret={'s' * 40}\nstatic-auth-secret={'t' * 32}\n" in turn.config.read_text()
+
+
+def test_turn_serves_tls_on_443_when_there_is_a_certificate(turn: Turn) -> None:
+    done = turn.start("#!/bin/sh\n", PUBLIC_ADDRESS=ADDRESS)
+    lines = turn.config.read_text().splitlines()
+    assert "no-tls" in lines
+    assert "no TURN over TLS" in done.stderr
+    for name in ("certificate.pem", "key.pem"):
+        (turn.folder / name).write_text("here")
+    turn.start("#!/bin/sh\n", PUBLIC_ADDRESS=ADDRESS)
+    lines = turn.config.read_text().splitlines()
+    assert {f"cert={turn.folder}/certificate.pem", f"pkey={turn.folder}/key.pem", "tls-listening-port=443"} < {*lines}
+    assert "no-tls" not in lines
+
+
+@pytest.mark.parametrize(
+    ("variables", "secret"),
+    [
+        ({}, "s" * 40),
+        ({"PUBLIC_ADDRESS": ADDRESS}, "short"),
+        ({"PUBLIC_ADDRESS": ADDRESS}, "s" * 40 + "\nshort"),
+        ({"PUBLIC_ADDRESS": ADDRESS}, "\n"),
+    ],
+)
 def test_turn_does_not_start_open(turn: Turn, variables: dict[str, str], secret: str) -> None:
     (turn.folder / "secret").write_text(secret)
     done = turn.start("#!/bin/sh\necho started\n", **variables)
@@ -140,7 +177,7 @@ def test_coturn_accepts_the_configuration(turn: Turn) -> None:
     turn.start("#!/bin/sh\n", PUBLIC_ADDRESS=ADDRESS)
     port = free_port()
     text = turn.config.read_text().replace("listening-port=3478", f"listening-port={port}")
-    text = text.replace("/tmp/", f"{turn.folder}/") + "listening-ip=127.0.0.1\nrelay-ip=127.0.0.1\nno-tls\nno-dtls\n"
+    text = text.replace("/tmp/", f"{turn.folder}/") + "listening-ip=127.0.0.1\nrelay-ip=127.0.0.1\n"
     turn.config.write_text(text)
     with (turn.folder / "log").open("w") as log:
         process = subprocess.Popen([turnserver, "-c", str(turn.config)], stdout=log, stderr=subprocess.STDOUT)
