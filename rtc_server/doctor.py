@@ -17,10 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import psutil
@@ -30,6 +29,8 @@ from rtc_server import certs
 from rtc_server.config import Settings
 from rtc_server.errors import CertificateError, ConfigError
 from rtc_server.exposure import exposure
+from rtc_server.findings import Finding
+from rtc_server.relays.checks import check_turn
 from rtc_server.scheduling import (
     Scheduling,
     engine_environment,
@@ -41,8 +42,6 @@ from rtc_server.scheduling import (
 )
 from rtc_server.sip.edge import run as edge
 from rtc_server.sip.edge.users import UsersFile
-
-Status = Literal["ok", "warn", "fail"]
 
 UDP_TIMEOUT_SECONDS = 1.0
 NATIVE_TIMEOUT_SECONDS = 60.0  # a cold disk; beyond it the import hangs
@@ -68,18 +67,6 @@ print(json.dumps([f"{gpu.name} with {gpu.total_memory / 1e9:.0f} GB" for gpu in 
 """Run in a child process: torch is large, and a broken driver may take its process along."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check."""
-
-    name: str
-    status: Status
-    """"warn": the server works, but something is missing or slower; "fail": it will not work."""
-    detail: str
-    advice: str = ""
-    """What to do; "" when nothing is to be done."""
-
-
 def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...]) -> Iterator[Finding]:
     """Run all checks, a few seconds in total; findings come as they are made.
 
@@ -97,6 +84,7 @@ def run_checks(settings: Settings, models_dir: Path, needed: tuple[Weight, ...])
         check_gpu,
         lambda: check_device(settings),
         lambda: check_udp(settings),
+        lambda: check_turn(settings),
         lambda: check_sip_edge(settings),
         check_clock,
         lambda: check_limits(settings.server.max_calls),

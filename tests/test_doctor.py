@@ -14,7 +14,7 @@ import trustme
 from model.weights import CATALOGUE, SILERO_VAD
 from rtc_server import certs, doctor
 from rtc_server.config import Settings, load_settings
-from rtc_server.doctor import Finding
+from rtc_server.findings import Finding
 from rtc_server.scheduling import Outcome, Refusal
 from rtc_server.sip.edge.users import UsersFile
 from tests.support.running_server import free_port

@@ -61,7 +61,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *COMMON,
     ),
     # TURN servers: what callers are told of them, and whether they work
-    "rtc_server.relays": ("rtc_server.relays", *COMMON),
+    "rtc_server.relays": ("rtc_server.relays", "rtc_server.findings", "rtc_server.network.addresses", *COMMON),
+    "rtc_server.findings": (),
     # telephone calls: between a SIP proxy and the nodes
     "rtc_server.sip": (
         *("rtc_server.sip", "rtc_server.media", "rtc_server.calls.sessions", "rtc_server.transports.sdp"),
@@ -70,12 +71,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),
     "rtc_server.doctor": (
-        "rtc_server.certs",
-        "rtc_server.exposure",
-        "rtc_server.sip.edge",
-        "rtc_server.relays",
-        "model.weights",
-        *COMMON,
+        *("rtc_server.certs", "rtc_server.exposure", "rtc_server.sip.edge", "model.weights", *COMMON),
+        *("rtc_server.findings", "rtc_server.relays.checks"),
     ),
     "rtc_server.client": (  # a peer of its own; aiortc's private names are kept in one file for both sides
         *("rtc_server.client", "rtc_server.audio", "rtc_server.codecs", "rtc_server.rtp", "model.interface"),
