@@ -8,18 +8,15 @@ The file has one key per line: `name sha256:<64 hex digits>  # comment`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtc_server import secret_file
 from rtc_server.config import HASH_PREFIX, AuthSection
 from rtc_server.errors import ConfigError
 
@@ -96,7 +93,7 @@ class KeysFile:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot name a key; use up to 64 letters, digits, '.', '_' and '-'.")
         key = KEY_PREFIX + secrets.token_urlsafe(32)
-        with self._locked():
+        with secret_file.locked(self.path):
             keys = self.read()
             if any(known.name == name for known in keys):
                 raise ConfigError(f"There is a key '{name}' already; remove it first, or choose another name.")
@@ -105,37 +102,15 @@ class KeysFile:
 
     def remove(self, name: str) -> None:
         """Raises ConfigError when there is none."""
-        with self._locked():
+        with secret_file.locked(self.path):
             keys = self.read()
             left = tuple(key for key in keys if key.name != name)
             if len(left) == len(keys):
                 raise ConfigError(f"There is no key '{name}' in {self.path}.")
             self._write(left)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-        except OSError as error:
-            raise ConfigError(f"The folder {self.path.parent} cannot be used: {error.strerror}.") from error
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(folder)
-
     def _write(self, keys: tuple[ApiKey, ...]) -> None:
-        new = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(_HEADER + "".join(key.to_line() + "\n" for key in keys))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.path)
-        except OSError as error:
-            new.unlink(missing_ok=True)
-            raise ConfigError(f"The file of API keys {self.path} cannot be written: {error.strerror}.") from error
+        secret_file.replace(self.path, _HEADER + "".join(key.to_line() + "\n" for key in keys), "The file of API keys")
 
 
 class KeyRing:

@@ -24,7 +24,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.logs": (),
     "rtc_server.scheduling": ("rtc_server.config",),  # only as a type
     "rtc_server.limits": (),
-    "rtc_server.keys": ("rtc_server.config", "rtc_server.errors"),
+    "rtc_server.secret_file": ("rtc_server.errors",),
+    "rtc_server.keys": ("rtc_server.secret_file", "rtc_server.config", "rtc_server.errors"),
     "rtc_server.exposure": ("rtc_server.keys", "rtc_server.config", "rtc_server.errors"),
     # pure: they decide, and leave doing to others
     "rtc_server.audio": ("rtc_server.audio", "rtc_server.errors", "model.interface"),
@@ -67,6 +68,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rtc_server.sip": (
         *("rtc_server.sip", "rtc_server.media", "rtc_server.calls.sessions", "rtc_server.transports.sdp"),
         *("rtc_server.realtime.session", "rtc_server.realtime.words", "rtc_server.network.addresses", *COMMON),
+        "rtc_server.secret_file",
     ),
     # the outside: wires everything together, once
     "rtc_server.certs": ("rtc_server.errors",),

@@ -7,16 +7,13 @@ password does: the file is for the proxy alone.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtc_server import secret_file
 from rtc_server.errors import ConfigError
 
 HEADER = "username(string) realm(string) ha1(string)\n"
@@ -84,7 +81,7 @@ class UsersFile:
 
     def ensure(self) -> None:
         """Make an empty one if there is none: the proxy needs it. Raises ConfigError."""
-        with self._locked():
+        with secret_file.locked(self.path):
             if not self.path.exists():
                 self._write(())
 
@@ -97,7 +94,7 @@ class UsersFile:
         if password is not None and len(password) < MIN_PASSWORD_CHARS:
             raise ConfigError(f"A password needs at least {MIN_PASSWORD_CHARS} characters; strangers try to guess it.")
         password = password or make_password()
-        with self._locked():
+        with secret_file.locked(self.path):
             users = self.read()
             if any(known.name.lower() == name.lower() for known in users):
                 raise ConfigError(f"There is a user '{name}' already; remove it first, or choose another name.")
@@ -108,41 +105,14 @@ class UsersFile:
 
     def remove(self, name: str) -> None:
         """Raises ConfigError when there is none."""
-        with self._locked():
+        with secret_file.locked(self.path):
             users = self.read()
             left = tuple(user for user in users if user.name != name)
             if len(left) == len(users):
                 raise ConfigError(f"There is no user '{name}' in {self.path}.")
             self._write(left)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-        except OSError as error:
-            raise ConfigError(f"The folder {self.path.parent} cannot be used: {error.strerror}.") from error
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(folder)
-
     def _write(self, users: tuple[SipUser, ...]) -> None:
-        new = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            # Owner, group and mode stay as they are: in production the file may belong to the proxy's group.
-            old = self.path.stat() if self.path.exists() else None
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-                file.write(HEADER + "".join(f"{user.name}:{user.realm}:{user.ha1}\n" for user in users))
-                file.flush()
-                os.fsync(file.fileno())
-            if old is not None:
-                os.chown(new, old.st_uid, old.st_gid)
-                os.chmod(new, old.st_mode & 0o640)
-            os.replace(new, self.path)
-        except OSError as error:
-            new.unlink(missing_ok=True)
-            raise ConfigError(
-                f"The file of telephone users {self.path} cannot be written: {error.strerror}."
-            ) from error
+        lines = "".join(f"{user.name}:{user.realm}:{user.ha1}\n" for user in users)
+        # It stays with its owner and group: in production it may belong to the proxy's.
+        secret_file.replace(self.path, HEADER + lines, "The file of telephone users", keeps_owner=True)
