@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rtc_server import metrics
@@ -93,15 +93,9 @@ class MediaRouter:
     async def answer(self, request: OfferRequest, caller: Caller) -> Answer:
         """Let the least loaded node answer. Raises NotReadyError, ServerFullError, RateLimitedError and what the node
         raises."""
-        try:
-            with self.owners.admit(caller) as started:
-                node = self._choose(caller, request.options)
-                answer = await node.answer(request)
-                started(answer.call_id)
-        except ApiError as error:
-            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
-            raise
-        self._remember(answer.call_id, node)
+        with self._starting(caller, request.options) as (node, started):
+            answer = await node.answer(request)
+            started(answer.call_id)
         return answer
 
     async def open_channel(self, request: ChannelRequest, peer: ChannelPeer, caller: Caller) -> Channel:
@@ -109,28 +103,16 @@ class MediaRouter:
         what the node raises."""
         if request.call_id is not None:
             return await self._node(request.call_id).open_channel(request, peer)
-        try:
-            with self.owners.admit(caller) as started:
-                node = self._choose(caller, request.options)
-                channel = await node.open_channel(request, peer)
-                started(channel.call_id)
-        except ApiError as error:
-            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
-            raise
-        self._remember(channel.call_id, node)
+        with self._starting(caller, request.options) as (node, started):
+            channel = await node.open_channel(request, peer)
+            started(channel.call_id)
         return channel
 
     async def offer(self, request: OutgoingRequest, caller: Caller) -> str:
         """Let the least loaded node offer. Raises like `answer`."""
-        try:
-            with self.owners.admit(caller) as started:
-                node = self._choose(caller, request.options)
-                sdp = await node.offer(request)
-                started(request.call_id)
-        except ApiError as error:
-            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
-            raise
-        self._remember(request.call_id, node)
+        with self._starting(caller, request.options) as (node, started):
+            sdp = await node.offer(request)
+            started(request.call_id)
         return sdp
 
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
@@ -244,6 +226,22 @@ class MediaRouter:
         for result in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
+
+    @contextmanager
+    def _starting(self, caller: Caller, options: CallOptions) -> Iterator[tuple[MediaNode, Callable[[str], None]]]:
+        """The node for a new call, and who is told its id; a refusal is counted."""
+        try:
+            with self.owners.admit(caller) as started:
+                node = self._choose(caller, options)
+
+                def begin(call_id: str) -> None:
+                    started(call_id)
+                    self._remember(call_id, node)
+
+                yield node, begin
+        except ApiError as error:
+            metrics.CALLS_REFUSED.labels(metrics.bounded("code", error.code)).inc()
+            raise
 
     def _choose(self, caller: Caller, options: CallOptions) -> MediaNode:
         if self._ends_at is not None:
