@@ -145,11 +145,8 @@ class Leg:
 
     def take_invite(self, request: Any) -> Any:
         """Before sippy sees it: a refusal, or None."""
-        try:
-            self._timer = self._agreed(request)
-        except IntervalTooSmallError:
-            refusal = request.genResponse(422, "Session Interval Too Small")
-            refusal.appendHeader(header("Min-SE", str(self._owner.min_session_seconds)))
+        refusal = self._agree(request)
+        if refusal is not None:
             return refusal
         self._allows_update = self._has_update(request)
         self._invite_key = _invite_key(request)
@@ -343,23 +340,26 @@ class Leg:
 
     # --- the session timer
 
-    def _agreed(self, request: Any) -> SessionTimer:
-        return agree_as_answerer(
-            value(request, "session-expires"),
-            ", ".join(values(request, "supported")),
-            preferred=self._owner.session_seconds,
-            minimum=self._owner.min_session_seconds,
-        )
-
-    def _refreshed_by(self, request: Any) -> Any:
+    def _agree(self, request: Any) -> Any:
+        """On the timer that the peer asks for: a refusal, or None."""
         try:
-            self._timer = self._agreed(request)
+            self._timer = agree_as_answerer(
+                value(request, "session-expires"),
+                ", ".join(values(request, "supported")),
+                preferred=self._owner.session_seconds,
+                minimum=self._owner.min_session_seconds,
+            )
         except IntervalTooSmallError:
             refusal = request.genResponse(422, "Session Interval Too Small")
             refusal.appendHeader(header("Min-SE", str(self._owner.min_session_seconds)))
             return refusal
-        self._arm()
         return None
+
+    def _refreshed_by(self, request: Any) -> Any:
+        refusal = self._agree(request)
+        if refusal is None:
+            self._arm()
+        return refusal
 
     def _timer_headers(self) -> list[Any]:
         timer = self._timer
