@@ -1,0 +1,142 @@
+"""The flow of a phone app through libwebrtc: examples/mobile/node against the real server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rtc_server.calls.snapshot_timer import SETTLE_SECONDS
+from rtc_server.client.recording import save_replies
+from tests.clients.dialogue import KEY, speech
+from tests.support.npm_clients import FILES, NpmClients, npm_clients
+from tests.support.server_process import ServerProcess, server_process
+
+NODE = Path(__file__).resolve().parents[2] / "examples" / "mobile" / "node"
+RATES = {"wide": 48_000, "middle": 16_000, "narrow": 8_000}
+"""Of the microphone: a phone's own, and two of Bluetooth headsets."""
+
+RUN_SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory: pytest.TempPathFactory) -> NpmClients:
+    """The example, beside the scripts that run it and what they say."""
+    clients = npm_clients(tmp_path_factory.mktemp("mobile"), NODE)
+    for script in FILES.glob("mobile_*.mjs"):
+        shutil.copy(script, clients.folder)
+    for name, rate in RATES.items():
+        save_replies(clients.folder / f"{name}.wav", [speech("f0_rms", rate)], rate)
+    return clients
+
+
+@contextmanager
+def started(phone: NpmClients, script: str, **given: Any) -> Iterator[subprocess.Popen[str]]:
+    """One of the scripts, killed at the end."""
+    command = ["node", str(phone.folder / script), json.dumps({"key": KEY, **given})]
+    process = subprocess.Popen(
+        command, cwd=phone.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next line that it prints. Raises AssertionError when it ended instead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    assert line, process.stderr.read()[-4_000:]
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def kill_worker(server: ServerProcess) -> None:
+    children = psutil.Process(server.process.pid).children()
+    worker = next(child for child in children if "rtc_server.media.worker" in child.cmdline())
+    worker.send_signal(signal.SIGKILL)
+
+
+# First, as the server that all modules share has to be there before the check for what this module leaves.
+def test_an_app_that_was_killed_in_a_reply_goes_on_with_what_was_said(
+    phone: NpmClients, stock_server: ServerProcess
+) -> None:
+    url = f"{stock_server.url}/v1"
+    with started(phone, "mobile_life.mjs", url=url, say=str(phone.folder / "narrow.wav")) as first:
+        began, said = read_json(first), read_json(first)
+    assert began["items"] == []
+    assert "capital of france" in said["transcript"].lower(), "8 kHz are enough"
+    with started(phone, "mobile_life.mjs", url=url, token=began["token"], write="And of Spain?") as second:
+        again, answered = read_json(second), read_json(second)
+        assert second.wait(RUN_SECONDS) == 0
+    assert again["session"] == began["session"]
+    question, reply = again["items"]
+    assert (question["id"], question["content"]["transcript"]) == (said["item"], said["transcript"])
+    assert reply["role"] == "assistant"
+    assert reply["content"]["transcript"], "what was heard of it"
+    assert answered["status"] == "completed"
+    assert answered["usage"]["input_token_details"]["cached_tokens"] > 0, "the engine knew the conversation"
+
+
+def test_the_example_talks(phone: NpmClients, stock_server: ServerProcess) -> None:
+    variables = {"OPENAI_BASE_URL": f"{stock_server.url}/v1", "OPENAI_API_KEY": KEY}
+    printed = phone.run("talk.mjs", str(NODE.parents[1] / "question.wav"), env=variables)
+    lines = [line.partition(": ") for line in printed.splitlines()]
+    assert [value for name, _, value in lines if name == "state"] == ["connecting", "live", "lost", "live", "ended"]
+    said = {name: value for name, _, value in lines}
+    assert "capital of france" in said["you"].lower()
+    assert said["server"].strip()
+    assert float(said["heard"].split(" ")[0]) > 0.3
+
+
+@pytest.fixture(scope="module")
+def echo_server() -> Iterator[ServerProcess]:
+    settings = {"server.media_workers": 1, "turns.vad": "webrtcvad", "auth.api_keys": [KEY]}
+    with server_process("echo", settings) as running:
+        yield running
+
+
+def test_a_call_is_made_moved_lost_gone_on_with_and_ended(phone: NpmClients, echo_server: ServerProcess) -> None:
+    given = {
+        "url": f"{echo_server.url}/v1",
+        "say": {name: str(phone.folder / f"{name}.wav") for name in RATES},
+        "settleMs": SETTLE_SECONDS * 1_000,
+    }
+    with started(phone, "mobile_flow.mjs", **given) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() == "LOSE\n":
+            kill_worker(echo_server)
+        stdout, stderr = process.communicate("LOST\n", RUN_SECONDS)
+        assert process.returncode == 0, f"{stderr}\n{echo_server.log}"
+    seen = json.loads(stdout.strip().splitlines()[-1])
+    for name, turn in seen["turns"].items():
+        assert turn["heardMs"] > 800, name
+        assert 1_500 < turn["spokenMs"] < 4_000, name
+    assert seen["restart"] == {"newTag": True, "sameCall": True, "sameSource": True}
+    assert seen["staleTag"] == {"status": 412, "code": "precondition_failed"}
+    assert seen["staleOffer"] == {"status": 412, "code": "precondition_failed"}
+    assert seen["presentTag"] == {"status": 204, "code": None}
+    assert seen["foreign"] == {"status": 400, "code": "invalid_sdp"}, "another certificate"
+    resumed = seen["resumed"]
+    assert resumed["sameSession"]
+    assert resumed["otherCall"]
+    # The echo does not know what was said, so of spoken turns only the answers are kept; written ones are whole.
+    assert len(resumed["items"]) == 4
+    assert resumed["items"] == [item for item in resumed["itemsBefore"] if item in resumed["items"]]
+    assert resumed["items"][-2:] == resumed["itemsBefore"][-2:]
+    assert (seen["late"]["status"], seen["late"]["code"]) == (404, "resume_not_found")
+    assert "Start a new call" in seen["late"]["message"]
+    assert seen["states"] == ["connecting", "live", "lost", "live", "lost", "live", "ended"]
+    echo_server.wait_for_calls(0, 20.0)
+    assert "Traceback" not in echo_server.log
