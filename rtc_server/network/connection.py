@@ -154,6 +154,10 @@ class IceConnection(Connection):
         self._lent: list[LentProtocol] = []
         self._alive_at = self._allowed_at = self._loop.time()
         self._allowance: float = CONTROL_BURST  # datagrams that DTLS may be given now
+        self.is_lost = False
+        """The peer was not heard of for too long."""
+        self.is_replaceable = False
+        """Another connection is being made for the call: silence does not end this one meanwhile."""
 
     # --- candidates
 
@@ -261,14 +265,16 @@ class IceConnection(Connection):
             self.path.set_target(_sender(chosen))
 
     async def query_consent(self) -> None:
-        """Keep asking, and close when nothing signed has come for `CONSENT_LOST_SECONDS` (RFC 7675)."""
+        """Keep asking, and close when nothing signed has come for `CONSENT_LOST_SECONDS` (RFC 7675), except in the
+        middle of an ICE restart."""
         assert self.remote_password is not None
         key = self.remote_password.encode()
         while True:
             silent = self._loop.time() - self._alive_at
             interval = CONSENT_INTERVAL_SECONDS if silent < CONSENT_WORRY_SECONDS else CONSENT_WORRIED_INTERVAL_SECONDS
             await asyncio.sleep(interval * random.uniform(0.8, 1.2))
-            if self._loop.time() - self._alive_at >= CONSENT_LOST_SECONDS:
+            if self._loop.time() - self._alive_at >= CONSENT_LOST_SECONDS and not self.is_replaceable:
+                self.is_lost = True
                 self._query_consent_task = None
                 await self.close()
                 return
@@ -325,6 +331,7 @@ class IceConnection(Connection):
         return IceConnection(self.options, **arguments)
 
 
+RESTART_SECONDS = 30.0  # for the checks of an ICE restart; the call lives as long
 EARLY_POLL_SECONDS = 0.05
 NOMINATION_SECONDS = 0.3  # a peer whose old path works nominates within a round trip or two
 MAX_PAIRS = 50  # candidate pairs per call: a hostile peer could show a new source port with every check
@@ -383,6 +390,7 @@ class RestartableIce:
         await self._abandon()
         new = self.current.successor()
         self._next = new
+        self.current.is_replaceable = True
         try:
             await new.gather_candidates()
             new.remote_username, new.remote_password = remote_username, remote_password
@@ -390,6 +398,7 @@ class RestartableIce:
                 await self.add_candidate(candidate)
         except BaseException:  # cancelled or failed: nobody else knows this connection yet
             self._next = None
+            self.current.is_replaceable = False
             await new.close()
             raise
         self._switching = asyncio.create_task(self._switch(new), name="ice-restart")
@@ -409,11 +418,12 @@ class RestartableIce:
     async def _switch(self, new: IceConnection) -> None:
         early = asyncio.create_task(self._send_early(new), name="ice-early")
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(RESTART_SECONDS):
                 await new.connect()
         except (ConnectionError, TimeoutError):
             if self._next is new:
                 self._next = None
+                self.current.is_replaceable = False
             await new.close()
             return
         finally:
@@ -439,6 +449,7 @@ class RestartableIce:
     async def _abandon(self) -> None:
         task, self._switching = self._switching, None
         new, self._next = self._next, None
+        self.current.is_replaceable = False
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

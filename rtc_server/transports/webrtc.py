@@ -427,8 +427,9 @@ class WebRtcTransport:
                 self._sink.on_connected()
         elif state == "failed":
             self._end("connection_failed")
-        elif state == "closed":
-            self._end("peer_closed")
+        elif state == "closed":  # DTLS ends with its connection, in either case
+            is_lost = self._ice is not None and self._ice.current.is_lost
+            self._end("connection_failed" if is_lost else "peer_closed")
 
     def _end(self, reason: str) -> None:
         if not self._ended.done():

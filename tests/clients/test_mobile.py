@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -17,10 +13,10 @@ import pytest
 from rtc_server.calls.snapshot_timer import SETTLE_SECONDS
 from rtc_server.client.recording import save_replies
 from tests.clients.dialogue import KEY, speech
-from tests.support.npm_clients import FILES, NpmClients, npm_clients
+from tests.support.npm_clients import NpmClients
+from tests.support.phone import NODE, phone, phone_files
 from tests.support.server_process import ServerProcess, server_process
 
-NODE = Path(__file__).resolve().parents[2] / "examples" / "mobile" / "node"
 RATES = {"wide": 48_000, "middle": 16_000, "narrow": 8_000}
 """Of the microphone: a phone's own, and two of Bluetooth headsets."""
 
@@ -28,38 +24,12 @@ RUN_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
-def phone(tmp_path_factory: pytest.TempPathFactory) -> NpmClients:
+def files(tmp_path_factory: pytest.TempPathFactory) -> NpmClients:
     """The example, beside the scripts that run it and what they say."""
-    clients = npm_clients(tmp_path_factory.mktemp("mobile"), NODE)
-    for script in FILES.glob("mobile_*.mjs"):
-        shutil.copy(script, clients.folder)
+    clients = phone_files(tmp_path_factory.mktemp("mobile"))
     for name, rate in RATES.items():
         save_replies(clients.folder / f"{name}.wav", [speech("f0_rms", rate)], rate)
     return clients
-
-
-@contextmanager
-def started(phone: NpmClients, script: str, **given: Any) -> Iterator[subprocess.Popen[str]]:
-    """One of the scripts, killed at the end."""
-    command = ["node", str(phone.folder / script), json.dumps({"key": KEY, **given})]
-    process = subprocess.Popen(
-        command, cwd=phone.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The next line that it prints. Raises AssertionError when it ended instead."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    line = process.stdout.readline()
-    assert line, process.stderr.read()[-4_000:]
-    told: dict[str, Any] = json.loads(line)
-    return told
 
 
 def kill_worker(server: ServerProcess) -> None:
@@ -70,28 +40,33 @@ def kill_worker(server: ServerProcess) -> None:
 
 # First, as the server that all modules share has to be there before the check for what this module leaves.
 def test_an_app_that_was_killed_in_a_reply_goes_on_with_what_was_said(
-    phone: NpmClients, stock_server: ServerProcess
+    files: NpmClients, stock_server: ServerProcess
 ) -> None:
-    url = f"{stock_server.url}/v1"
-    with started(phone, "mobile_life.mjs", url=url, say=str(phone.folder / "narrow.wav")) as first:
-        began, said = read_json(first), read_json(first)
-    assert began["items"] == []
-    assert "capital of france" in said["transcript"].lower(), "8 kHz are enough"
-    with started(phone, "mobile_life.mjs", url=url, token=began["token"], write="And of Spain?") as second:
-        again, answered = read_json(second), read_json(second)
-        assert second.wait(RUN_SECONDS) == 0
-    assert again["session"] == began["session"]
-    question, reply = again["items"]
-    assert (question["id"], question["content"]["transcript"]) == (said["item"], said["transcript"])
-    assert reply["role"] == "assistant"
-    assert reply["content"]["transcript"], "what was heard of it"
-    assert answered["status"] == "completed"
-    assert answered["usage"]["input_token_details"]["cached_tokens"] > 0, "the engine knew the conversation"
+    with phone(files, stock_server.url, KEY) as first:
+        first.do("start")
+        session = first.do("event", type="session.created", count=1)["session"]["id"]
+        first.do("say", path=str(files.folder / "narrow.wav"))
+        said = first.do("event", type="conversation.item.input_audio_transcription.completed", count=1)
+        assert "capital of france" in said["transcript"].lower(), "8 kHz are enough"
+        first.do("sound")
+        token = first.do("report")["token"]
+        first.kill()
+    with phone(files, stock_server.url, KEY) as second:
+        second.do("start", token=token)
+        assert second.do("event", type="session.created", count=1)["session"]["id"] == session
+        question, reply = second.do("items")["items"]
+        assert (question["id"], question["content"][0]["transcript"]) == (said["item_id"], said["transcript"])
+        assert reply["role"] == "assistant"
+        assert reply["content"][0]["transcript"], "what was heard of it"
+        second.write("And of Spain?")
+        response = second.do("event", type="response.done", count=1)["response"]
+        assert response["status"] == "completed"
+        assert response["usage"]["input_token_details"]["cached_tokens"] > 0, "the engine knew the conversation"
 
 
-def test_the_example_talks(phone: NpmClients, stock_server: ServerProcess) -> None:
+def test_the_example_talks(files: NpmClients, stock_server: ServerProcess) -> None:
     variables = {"OPENAI_BASE_URL": f"{stock_server.url}/v1", "OPENAI_API_KEY": KEY}
-    printed = phone.run("talk.mjs", str(NODE.parents[1] / "question.wav"), env=variables)
+    printed = files.run("talk.mjs", str(NODE.parents[1] / "question.wav"), env=variables)
     lines = [line.partition(": ") for line in printed.splitlines()]
     assert [value for name, _, value in lines if name == "state"] == ["connecting", "live", "lost", "live", "ended"]
     said = {name: value for name, _, value in lines}
@@ -107,18 +82,25 @@ def echo_server() -> Iterator[ServerProcess]:
         yield running
 
 
-def test_a_call_is_made_moved_lost_gone_on_with_and_ended(phone: NpmClients, echo_server: ServerProcess) -> None:
+def test_a_call_is_made_moved_lost_gone_on_with_and_ended(files: NpmClients, echo_server: ServerProcess) -> None:
     given = {
         "url": f"{echo_server.url}/v1",
-        "say": {name: str(phone.folder / f"{name}.wav") for name in RATES},
+        "key": KEY,
+        "say": {name: str(files.folder / f"{name}.wav") for name in RATES},
         "settleMs": SETTLE_SECONDS * 1_000,
     }
-    with started(phone, "mobile_flow.mjs", **given) as process:
-        assert process.stdout is not None
-        if process.stdout.readline() == "LOSE\n":
-            kill_worker(echo_server)
-        stdout, stderr = process.communicate("LOST\n", RUN_SECONDS)
-        assert process.returncode == 0, f"{stderr}\n{echo_server.log}"
+    command = ["node", str(files.folder / "mobile_flow.mjs"), json.dumps(given)]
+    with subprocess.Popen(
+        command, cwd=files.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() == "LOSE\n":
+                kill_worker(echo_server)
+            stdout, stderr = process.communicate("LOST\n", RUN_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 0, f"{stderr}\n{echo_server.log}"
     seen = json.loads(stdout.strip().splitlines()[-1])
     for name, turn in seen["turns"].items():
         assert turn["heardMs"] > 800, name
