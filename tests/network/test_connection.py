@@ -298,6 +298,23 @@ async def test_an_ice_restart_gives_a_silent_peer_time(short_consent: None, monk
         assert await asyncio.shield(live.transport._ended) == "connection_failed", "nobody came"
 
 
+async def test_checks_on_the_old_pair_do_not_take_the_media_back() -> None:
+    """They still come from a network that carries one direction only."""
+    async with call() as live:
+        assert live.transport._ice is not None
+        old, path = live.transport._ice.current, live.transport._path
+        sent: list[bytes] = []
+        path.set_target(lambda data: sent.append(bytes(data)))
+        old.is_overtaken = True  # what `_send_early` does once the new pair works
+        old.check_complete(old._nominated[1])
+        path.send(b"\x80 over the new pair")
+        assert sent.pop() == b"\x80 over the new pair"
+        old.keep()
+        sent.clear()
+        path.send(b"\x80 over the old one again, as the restart came to nothing")
+        assert sent == []
+
+
 async def test_a_repeated_offer_gets_the_present_answer() -> None:
     async with call() as live:
         offer = validate_offer(live.caller.localDescription.sdp.encode(), allow_loopback=True)

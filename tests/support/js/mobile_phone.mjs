@@ -6,7 +6,7 @@ import { createInterface } from "node:readline";
 import { RealtimeCall } from "./realtime_call.mjs";
 import { Ear, Microphone, readWav } from "./sound.mjs";
 
-const QUIET_MS = 400; // a pause between two words is shorter
+const DRAINED_MS = 200; // the last packets are in, and statistics are not older than 50 ms
 const LATEST = 5;
 
 const given = JSON.parse(process.argv[2]);
@@ -30,6 +30,12 @@ async function until(what, condition, ms = 20_000) {
   throw new Error(`timed out: ${what}; states ${states}; events ${events.slice(-LATEST).map(({ type }) => type)}`);
 }
 const all = (type) => events.filter((event) => event.type === type);
+const received = async () => {
+  for (const entry of (await call.peerConnection.getStats()).values()) {
+    if (entry.type === "inbound-rtp") return entry.packetsReceived;
+  }
+  return 0; // a connection that was made anew
+};
 const sender = () => call.peerConnection.getSenders()[0];
 
 const commands = {
@@ -50,18 +56,27 @@ const commands = {
   mute: ({ on }) => void (microphone.track.enabled = !on),
   detach: () => sender().replaceTrack(null),
   attach: () => sender().replaceTrack(microphone.track),
-  networkChanged: () => call.networkChanged(),
+  networkChanged: ({ wait }) => (wait ? call.networkChanged() : void call.networkChanged()),
   until: ({ state }) => until(state, () => call.state === state),
   sound: async () => {
     const since = performance.now();
     await until("a sound", () => ear.heardAt > since);
   },
-  silence: async () => until("silence", () => performance.now() - ear.heardAt > QUIET_MS),
+  /** After the network was lost: a packet, and then a sound. */
+  soundAgain: async () => {
+    await new Promise((resolve) => setTimeout(resolve, DRAINED_MS));
+    const before = await received();
+    let now = before;
+    await until("a packet", () => {
+      received().then((packets) => (now = packets), () => {});
+      return now !== before;
+    });
+    await commands.sound();
+  },
   report: async () => {
-    const packets = {};
+    const packets = { received: await received() };
     for (const entry of (await call.peerConnection.getStats()).values()) {
       if (entry.type === "outbound-rtp") packets.sent = entry.packetsSent;
-      if (entry.type === "inbound-rtp") packets.received = entry.packetsReceived;
     }
     return { state: call.state, states, url: call.callUrl, token: call.resumeToken, heardMs: ear.loud * 10, packets };
   },
