@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -122,3 +123,53 @@ def test_a_call_is_made_moved_lost_gone_on_with_and_ended(files: NpmClients, ech
     assert seen["states"] == ["connecting", "live", "lost", "live", "lost", "live", "ended"]
     echo_server.wait_for_calls(0, 20.0)
     assert "Traceback" not in echo_server.log
+
+
+CONSTANTS = {
+    "CONNECT_MS": "connectSeconds",
+    "PATCH_MS": "patchSeconds",
+    "RECOVER_MS": "recoverSeconds",
+    "REQUEST_MS": "requestSeconds",
+    "SILENT_MS": "silentSeconds",
+    "WATCH_MS": "watchSeconds",
+}
+"""In milliseconds in Node and Kotlin; in seconds in Swift."""
+
+STEPS = (
+    "start",
+    "connect",
+    "trickle",
+    "watch",
+    "networkChanged",
+    "recover",
+    "restartIce",
+    "offerAgain",
+    "resume",
+    "hangUp",
+)
+
+
+def test_the_examples_for_phones_are_the_one_that_is_run() -> None:
+    mobile = NODE.parent
+    node = (NODE / "realtime_call.mjs").read_text(encoding="utf-8")
+    swift = (mobile / "ios" / "RealtimeCall.swift").read_text(encoding="utf-8")
+    kotlin = (mobile / "android" / "RealtimeCall.kt").read_text(encoding="utf-8")
+    for name, swift_name in CONSTANTS.items():
+        value = re.search(rf"const {name} = ([\d_]+);", node)
+        assert value, name
+        milliseconds = int(value[1].replace("_", ""))
+        assert re.search(rf"val {name} = {value[1]}L", kotlin), name
+        in_swift = re.search(rf"let {swift_name} = ([\d.]+)", swift)
+        assert in_swift, swift_name
+        assert float(in_swift[1]) * 1_000 == pytest.approx(milliseconds)
+    for step in STEPS:
+        assert re.search(rf"^  (?:async )?#?{step}\(", node, re.MULTILINE), step
+        assert re.search(rf"func {step}\(", swift), step
+        assert re.search(rf"fun {step}\(", kotlin), step
+
+
+def test_what_was_never_built_says_so() -> None:
+    untested = [path for name in ("ios", "android") for path in (NODE.parent / name).iterdir()]
+    assert len(untested) >= 7
+    for path in untested:
+        assert "NOT BUILT HERE" in path.read_text(encoding="utf-8")[:200], path.name
