@@ -21,6 +21,7 @@ from tests.support.server_process import ServerProcess, server_process
 RATES = {"wide": 48_000, "middle": 16_000, "narrow": 8_000}
 """Of the microphone: a phone's own, and two of Bluetooth headsets."""
 
+SAID_SECONDS = 1.2
 RUN_SECONDS = 120.0
 
 
@@ -29,7 +30,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> NpmClients:
     """The example, beside the scripts that run it and what they say."""
     clients = phone_files(tmp_path_factory.mktemp("mobile"))
     for name, rate in RATES.items():
-        save_replies(clients.folder / f"{name}.wav", [speech("f0_rms", rate)], rate)
+        save_replies(clients.folder / f"{name}.wav", [speech("f0_rms", rate)[: int(SAID_SECONDS * rate)]], rate)
+    save_replies(clients.folder / "question.wav", [speech("f0_rms", 8_000)], 8_000)
     return clients
 
 
@@ -46,7 +48,7 @@ def test_an_app_that_was_killed_in_a_reply_goes_on_with_what_was_said(
     with phone(files, stock_server.url, KEY) as first:
         first.do("start")
         session = first.do("event", type="session.created", count=1)["session"]["id"]
-        first.do("say", path=str(files.folder / "narrow.wav"))
+        first.do("say", path=str(files.folder / "question.wav"))
         said = first.do("event", type="conversation.item.input_audio_transcription.completed", count=1)
         assert "capital of france" in said["transcript"].lower(), "8 kHz are enough"
         first.do("sound")
@@ -104,8 +106,8 @@ def test_a_call_is_made_moved_lost_gone_on_with_and_ended(files: NpmClients, ech
     assert process.returncode == 0, f"{stderr}\n{echo_server.log}"
     seen = json.loads(stdout.strip().splitlines()[-1])
     for name, turn in seen["turns"].items():
-        assert turn["heardMs"] > 800, name
-        assert 1_500 < turn["spokenMs"] < 4_000, name
+        assert turn["heardMs"] > 400, name
+        assert 800 < turn["spokenMs"] < 2_500, name
     assert seen["restart"] == {"newTag": True, "sameCall": True, "sameSource": True}
     assert seen["staleTag"] == {"status": 412, "code": "precondition_failed"}
     assert seen["staleOffer"] == {"status": 412, "code": "precondition_failed"}
