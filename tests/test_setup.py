@@ -182,7 +182,9 @@ def test_telephone_calls_need_their_packages_and_no_torch(clone: Clone) -> None:
 
 
 def test_missing_packages_of_the_telephone_edge_are_named(clone: Clone) -> None:
-    clone.program("dpkg-query", '#!/bin/sh\ncase "$4" in kamailio*) echo unknown ;; *) echo "install ok installed" ;; esac\n')
+    clone.program(
+        "dpkg-query", '#!/bin/sh\ncase "$4" in kamailio*) echo unknown ;; *) echo "install ok installed" ;; esac\n'
+    )
     clone.program("id", "#!/bin/sh\necho 1000\n")
     done = clone.set_up("--sip")
     assert done.returncode == 0
