@@ -14,11 +14,12 @@ from itertools import islice
 
 import pytest
 
-from benchmarks.support.telephone import CallRefusedError, Line, telephone_call
-from benchmarks.support.tone_bursts import bursts, share_returned
+from benchmarks.support.telephone import CallRefusedError, Line, TelephoneCall, telephone_call
+from benchmarks.support.tone_bursts import FRAME_SECONDS, bursts, share_returned
 from tests.sip.torture import attacks
 from tests.sip.torture.build import fill, invite
-from tests.sip.torture.live import LiveCall, live_call
+from tests.sip.torture.encrypted import EncryptedCall
+from tests.sip.torture.live import SILENCE, LiveCall, live_call
 from tests.sip.torture.wire import addresses
 from tests.support.namespaces import require_namespaces
 from tests.support.sip_stand import STRANGERS, Stand, sip_stand
@@ -26,6 +27,8 @@ from tests.support.sip_stand import STRANGERS, Stand, sip_stand
 MAX_GROWTH_MB = 120.0  # of all processes of the edge and the server together
 MAX_FAILED_LOGINS = 4
 TARGET = "echo"
+LEARNING_SECONDS = 4.2  # until the relay has settled on whose packets are the telephone's
+ROUTER, BEHIND_IT = "198.51.100.7", "192.168.1.5"
 hosts = addresses(STRANGERS)
 
 
@@ -170,3 +173,41 @@ def test_offers_without_end_within_one_call(stand: Stand) -> None:
         assert set(statuses[:-1]) == {200}, statuses
         assert statuses[-1] == 0, "the storm is not stopped"
         stand.wait_for_calls(1)  # banned as it is, it may hang up
+
+
+def test_media_of_strangers_who_know_the_port_of_a_call_from_its_beginning(stand: Stand) -> None:
+    """With an address of its own, or with SRTP, a telephone is not disturbed at all; with plain RTP from behind a
+    router no more once the relay has learned its address."""
+    stand.phone.ip("route", "add", "local", f"{ROUTER}/32", "dev", "lo")
+    stand.machine.ip("route", "add", f"{ROUTER}/32", "via", stand.phone_address)
+    own = line(stand)
+    routed = Line(ROUTER, stand.edge, stand.account, media_host=BEHIND_IT)
+    tones, _ = bursts(4)
+
+    async def talk(where: Line, kind: type[TelephoneCall], stranger: str, *, is_silent: bool = False) -> float:
+        """The share of its tones that come back; more than 1 with those of the stranger."""
+        async with telephone_call(where, f"sip:{TARGET}@{stand.edge[0]}", kind) as call:
+            assert call.remote is not None
+            async with attacks.media_of_a_stranger(call.remote, stranger, tones) as came:
+                await asyncio.sleep(0.1)
+                if is_silent:
+                    await asyncio.sleep(LEARNING_SECONDS)
+                elif where is routed:
+                    await call.say([SILENCE] * round(LEARNING_SECONDS / FRAME_SECONDS))
+                    call.heard.clear()
+                await call.say(tones)
+                await asyncio.sleep(0.3)
+                assert not came, "a stranger hears the call"
+                return share_returned(tones, call.heard)
+
+    async def all_at_once() -> list[float]:
+        return await asyncio.gather(
+            talk(own, TelephoneCall, next(hosts)),
+            talk(own, TelephoneCall, next(hosts), is_silent=True),
+            talk(routed, TelephoneCall, next(hosts)),
+            talk(own, EncryptedCall, next(hosts)),
+            talk(routed, EncryptedCall, next(hosts), is_silent=True),
+        )
+
+    with stand.phone.entered():
+        assert asyncio.run(all_at_once()) == [1.0] * 5
