@@ -26,7 +26,7 @@ from benchmarks.support.sip_words import Account
 from rtc_server.certs import ensure_certificates
 from rtc_server.config import Settings, load_settings
 from rtc_server.sip.edge.render import EdgePaths, render
-from rtc_server.sip.edge.run import Part, ask, options_request, running_edge
+from rtc_server.sip.edge.run import PING, Part, ask, options_request, running_edge, start_part
 from rtc_server.sip.edge.users import UsersFile
 
 from .namespaces import Namespace, network
@@ -37,7 +37,7 @@ STRANGERS, TRUNKS = "10.50.0.0/16", "10.60.0.0/16"
 USER, PASSWORD = "alice", "correct-horse-battery"
 OTHER_USER = "bob"
 NG_PORT = 2223
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0  # a busy machine took 20 s to start Kamailio
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,24 @@ class Stand:
             connection.request("POST", path, None if body is None else json.dumps(body), headers)
             reply = connection.getresponse()
             return reply.status, reply.read(), reply.getheader("Location", "")
+
+    def restart(self, part: Part) -> None:
+        """Start `relay` or `proxy` again after its end, as whatever looks after services does."""
+        part.stop()
+        command = part.process.args
+        assert isinstance(command, list)
+        with self.machine.entered():
+            again = start_part(part.name, command, part.log_path)
+        part.process, part.is_swept = again.process, False
+
+    def wait_until_ready(self) -> None:
+        """Relay, proxy and server say that they take calls. Raises AssertionError."""
+        deadline = time.monotonic() + READY_SECONDS
+        with self.machine.entered():
+            while not ask(("127.0.0.1", NG_PORT), PING).endswith(b"ponge"):
+                assert time.monotonic() < deadline, f"the relay does not answer:\n{self.logs}"
+                time.sleep(0.05)
+            _wait_for_calls(self.server)
 
     @property
     def num_answered(self) -> int:
