@@ -16,6 +16,7 @@ import { LatencyView } from "./latency-view.js";
 import { MicView } from "./mic-view.js";
 import { Notice } from "./notice.js";
 import { fetchInfo } from "./server.js";
+import { Shell } from "./shell.js";
 import { Stage } from "./stage.js";
 import { setUpTheme } from "./theme.js";
 import { Waveform } from "./waveform.js";
@@ -28,6 +29,7 @@ const microphone = new Microphone();
 const flow = new CallFlow(microphone);
 const conversation = new Conversation();
 const audio = new CallAudio(byId("remote", HTMLAudioElement));
+const shell = new Shell();
 const stage = new Stage();
 const notice = new Notice();
 const captions = new CaptionList();
@@ -39,6 +41,7 @@ const waveform = new Waveform(byId("wave", HTMLCanvasElement), { you: byId("key-
 
 /** @type {import("./server.js").ServerInfo | null} */
 let info = null;
+let wasAsked = false;
 let hasTalked = false;
 let isRecorded = false;
 let isTesting = false;
@@ -233,7 +236,14 @@ const suggestions = SUGGESTIONS.map((text) => {
 
 function show() {
   const { phase, isMuted } = flow;
-  stage.show({ phase, turn: conversation.turn, isMuted, canInterrupt: conversation.canInterrupt, hasTalked });
+  stage.show({
+    phase,
+    turn: conversation.turn,
+    isMuted,
+    canInterrupt: conversation.canInterrupt,
+    hasTalked,
+    server: info ? "here" : !wasAsked ? "unknown" : navigator.onLine ? "unreachable" : "offline",
+  });
   for (const button of suggestions) button.disabled = phase !== "live";
   if (phase === "live") waveform.start();
   showClock();
@@ -281,9 +291,22 @@ function showInfo() {
 }
 
 async function refreshInfo() {
+  const before = info;
   info = await fetchInfo();
+  if (!info) shell.doubt();
+  else if (!before && wasAsked) shell.check(); // back again, maybe with another page
+  wasAsked = true;
   showInfo();
+  show();
 }
+
+/** The server has another page: take it at once, unless that would take captions, a call or a text away. */
+shell.addEventListener("replaced", () => {
+  if (!flow.isBusy && !hasTalked && !composerText.value) return location.reload();
+  const text = "The server was updated while this page was open.";
+  const reload = { label: "Load the new page", act: () => location.reload() };
+  notice.show({ title: "There is a newer page", text, steps: [], tone: "calm" }, [reload]);
+});
 
 async function watchServer() {
   await refreshInfo();
@@ -305,6 +328,8 @@ setUpKeys({
 });
 setUpTheme(() => waveform.readColours());
 addEventListener("pagehide", () => flow.unload());
+addEventListener("online", refreshInfo);
+addEventListener("offline", show);
 setInterval(showClock, 1_000);
 show();
 microphone.refresh();
