@@ -19,9 +19,11 @@ import { fetchInfo } from "./server.js";
 import { Shell } from "./shell.js";
 import { Stage } from "./stage.js";
 import { setUpTheme } from "./theme.js";
+import { watchWaking } from "./waking.js";
 import { Waveform } from "./waveform.js";
 
 const INFO_SECONDS = { settled: 15, unsettled: 3 };
+const LONG_SLEEP_MS = 60_000; // the server may have been updated meanwhile
 const SUGGESTIONS = ["What is the capital of France?", "Tell me a fun fact about cats.", "How are you today?"];
 const DEMO_NOTE = "Small embedded demo models: they mishear, know little and make things up.";
 
@@ -327,8 +329,12 @@ setUpKeys({
   type: () => composerText.focus(),
 });
 setUpTheme(() => waveform.readColours());
-addEventListener("pagehide", () => flow.unload());
-addEventListener("online", refreshInfo);
+addEventListener("pagehide", (event) => !event.persisted && flow.unload()); // a page that is kept may come back
+watchWaking((asleepMs) => {
+  flow.wake(asleepMs);
+  refreshInfo();
+  if (asleepMs > LONG_SLEEP_MS) shell.check();
+});
 addEventListener("offline", show);
 setInterval(showClock, 1_000);
 show();
