@@ -164,8 +164,8 @@ def test_the_idle_page_is_walked_through_in_reading_order(open_page: OpenPage) -
 def test_a_call_is_walked_through_in_reading_order(open_page: OpenPage) -> None:
     page = speaking(open_page()).page
     page.evaluate("() => document.getElementById('theme').focus()")
-    first = ["mute", "call", "interrupt", "mic-select", "captions", "composer-text", "composer-send"]
-    assert tab_stops(page, 8) == [*first, "Receive"]
+    first = ["mute", "call", "interrupt", "mic-select", "output-select", "captions", "composer-text", "composer-send"]
+    assert tab_stops(page, 9) == [*first, "Receive"]
 
 
 def test_focus_is_visible(open_page: OpenPage) -> None:

@@ -3,6 +3,7 @@
 
 import { askForKey } from "./access.js";
 import { announceCaption, announceState } from "./announce.js";
+import { setAudioSession } from "./audio-route.js";
 import { CallAudio } from "./audio.js";
 import { CallFlow } from "./call-flow.js";
 import { CaptionList } from "./captions.js";
@@ -13,12 +14,15 @@ import { Conversation } from "./events.js";
 import { CallFailure, explain } from "./failures.js";
 import { setUpKeys } from "./keys.js";
 import { LatencyView } from "./latency-view.js";
+import { Loudspeaker } from "./loudspeaker.js";
 import { MicView } from "./mic-view.js";
 import { Notice } from "./notice.js";
 import { fetchInfo } from "./server.js";
 import { Shell } from "./shell.js";
+import { SoundCare } from "./sound-care.js";
 import { Stage } from "./stage.js";
 import { setUpTheme } from "./theme.js";
+import { ScreenLock } from "./wake-lock.js";
 import { watchWaking } from "./waking.js";
 import { Waveform } from "./waveform.js";
 
@@ -32,6 +36,8 @@ const flow = new CallFlow(microphone);
 const conversation = new Conversation();
 const audio = new CallAudio(byId("remote", HTMLAudioElement));
 const shell = new Shell();
+const loudspeaker = new Loudspeaker(byId("remote", HTMLAudioElement));
+const screenLock = new ScreenLock();
 const stage = new Stage();
 const notice = new Notice();
 const captions = new CaptionList();
@@ -39,6 +45,7 @@ const latency = new LatencyView();
 const presence = byId("presence", HTMLElement);
 const composerText = byId("composer-text", HTMLInputElement);
 const micView = new MicView(microphone, { onSelect: selectMicrophone, onTest: toggleTest });
+const care = new SoundCare({ flow, microphone, audio, micView, notice, fail });
 const waveform = new Waveform(byId("wave", HTMLCanvasElement), { you: byId("key-you"), reply: byId("key-reply") }, measure);
 
 /** @type {import("./server.js").ServerInfo | null} */
@@ -54,6 +61,8 @@ let meterFrame = 0;
 flow.addEventListener("change", () => {
   if (flow.phase === "live" && !hasTalked) hasTalked = true;
   if (flow.phase === "idle") quiet();
+  screenLock.hold(flow.isBusy);
+  setAudioSession(flow.isBusy);
   if (flow.waiting) showWaiting(flow.waiting);
   else if (flow.isBusy && flow.phase !== "lost") notice.hide();
   show();
@@ -111,32 +120,14 @@ microphone.addEventListener("stream", () => {
   audio.setMicrophone(microphone.stream);
   startMeter();
 });
-microphone.addEventListener("devices", () => {
-  const isSilenced = flow.phase === "live" && !microphone.stream;
-  if (isSilenced && microphone.devices.length > 0) reopen();
-});
-microphone.addEventListener("lost", async () => {
-  if (!flow.isBusy) return stopTest();
-  fail(new CallFailure("microphone-lost"));
-  await microphone.refresh(); // takes the system's next microphone, if there is one
-});
-
-/** The call goes on with a microphone again. */
-async function reopen() {
-  try {
-    await microphone.open();
-    notice.hide();
-  } catch (error) {
-    if (!(error instanceof CallFailure)) throw error;
-    fail(new CallFailure("microphone-lost")); // the call itself goes on
-  }
-}
+microphone.addEventListener("devices", () => loudspeaker.refresh());
+microphone.addEventListener("lost", () => !flow.isBusy && stopTest());
 
 /** @param {string} id */
 async function selectMicrophone(id) {
   await tryMicrophone(async () => {
     await microphone.select(id);
-    if (flow.phase === "live" && !microphone.stream) await reopen();
+    if (flow.phase === "live" && !microphone.stream) await care.reopen();
   });
 }
 
@@ -176,6 +167,7 @@ function quiet() {
   cancelAnimationFrame(meterFrame);
   meterFrame = 0;
   micView.level(0, false);
+  micView.hint("");
   presence.style.setProperty("--level", "0");
 }
 
@@ -332,6 +324,7 @@ setUpTheme(() => waveform.readColours());
 addEventListener("pagehide", (event) => !event.persisted && flow.unload()); // a page that is kept may come back
 watchWaking((asleepMs) => {
   flow.wake(asleepMs);
+  care.recover();
   refreshInfo();
   if (asleepMs > LONG_SLEEP_MS) shell.check();
 });
