@@ -59,11 +59,14 @@ def open_page(browser: Browser, server: ServerProcess) -> Iterator[OpenPage]:
         height: int = 800,
         reduced_motion: str = "no-preference",
         is_installable: bool = False,
+        is_phone: bool = False,
     ) -> Caller:
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if scheme == "dark" else "light",
             reduced_motion="reduce" if reduced_motion == "reduce" else "no-preference",
+            has_touch=is_phone,
+            is_mobile=is_phone,
         )
         if not is_installable:
             context.add_init_script(NO_SERVICE_WORKER)
