@@ -183,11 +183,11 @@ class LocalNode:
         sideband.attach(lambda data, now: call.on_sideband_message(sideband, data, now), lambda: call.leave(sideband))
         return call.call_id, sideband
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
         transport = self._transport(call_id)
         was_held = transport.is_held
-        answer = await transport.renegotiate(offer)
+        answer = await transport.renegotiate(offer, if_match)
         if transport.is_held != was_held and call_id in self.registry:
             await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
         return answer
