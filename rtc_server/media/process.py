@@ -111,7 +111,7 @@ class ProcessNode:
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""
-        return call_id in self._calls or call_id in self._listeners
+        return call_id in self._calls or call_id in self._listeners or call_id in self._offered
 
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`."""
@@ -151,11 +151,11 @@ class ProcessNode:
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
         """See `MediaNode`."""
         self._num_answering += 1
-        self._offered.discard(call_id)
         try:
             return str(await self._ask("accept_answer", call_id, answer, new_call=str))
         finally:
             self._num_answering -= 1
+            self._offered.discard(call_id)
 
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`."""

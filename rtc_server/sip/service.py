@@ -91,6 +91,8 @@ class _Leg:
     ring_timer: asyncio.TimerHandle | None = None
     early_answer: str | None = None
     """With it media flows before the call is answered."""
+    progress: set[int] = field(default_factory=set)
+    """The provisional responses that were told of a call that we make; each kind is told once."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Offers within a call are answered one after the other."""
 
@@ -226,6 +228,7 @@ class SipService:
         self._end(leg, messages.HangUp(call_id, "hangup"))
         if leg.state is LegState.CALLING:
             self._conclude(call_id, Outcome("failed", 487))
+            await self._tell_state(call_id, "failed", 487)
         if leg.has_media:
             with suppress(CallNotFoundError):
                 await self._router.hang_up(call_id)
@@ -256,6 +259,7 @@ class SipService:
         except BaseException:  # refused, or nobody waits any more: nothing was sent yet
             self._legs.pop(call_id, None)
             raise
+        await self._tell_state(call_id, "ringing", 100)
         name = sip.caller_id or "rtc-server"
         domain = host_of(sip.trunk or sip.proxy)
         self._outcomes[call_id] = Outcome("ringing")
@@ -293,10 +297,10 @@ class SipService:
         match notice:
             case messages.Incoming():
                 self._start(self._take(notice), notice.call_id)
-            case messages.Progress(call_id, sdp=sdp):
+            case messages.Progress(call_id, status_code, sdp):
                 leg = self._legs.get(call_id)
-                if leg is not None and sdp is not None:
-                    leg.early_answer = sdp  # some send it once, before anybody has answered
+                if leg is not None:
+                    self._ring_there(leg, status_code, sdp)
             case messages.Answered(call_id, sdp):
                 leg = self._legs.get(call_id)
                 if leg is not None:
@@ -372,6 +376,13 @@ class SipService:
     def _is_echo(self, leg: _Leg) -> bool:
         return leg.to_user == ECHO_USER and self._settings.server.echo_test
 
+    def _ring_there(self, leg: _Leg, status_code: int, sdp: str | None) -> None:
+        if sdp is not None:
+            leg.early_answer = sdp  # some send it once, before anybody has answered
+        if leg.state is LegState.CALLING and status_code not in leg.progress:
+            leg.progress.add(status_code)
+            self._start(self._tell_state(leg.call_id, "ringing", status_code), leg.call_id)
+
     async def _answered(self, leg: _Leg, sdp: str | None) -> None:
         """Our call was answered."""
         call_id = leg.call_id
@@ -391,6 +402,7 @@ class SipService:
             return
         leg.state = LegState.ANSWERED
         self._conclude(call_id, Outcome("answered"))
+        await self._tell_state(call_id, "answered", 200)
         log.info("telephone call answered", extra={"call_id": call_id})
 
     def _conclude(self, call_id: str, outcome: Outcome) -> None:
@@ -423,16 +435,30 @@ class SipService:
         self._forget(leg)
         if leg.state is LegState.RINGING:
             metrics.SIP_CALLS.labels("in", "cancelled").inc()
+        log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
         if leg.state is LegState.CALLING:
             metrics.SIP_CALLS.labels("out", "not_answered" if status_code == 408 else "refused").inc()
             self._conclude(call_id, Outcome("failed", status_code))
-        log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
-        if leg.has_media:
+            self._start(self._fail(call_id, status_code), call_id)
+        elif leg.has_media:
             self._start(self._hang_up_media(call_id), call_id)
 
     async def _press(self, call_id: str, digit: str) -> None:
         with suppress(ApiError):  # over meanwhile
             await self._router.press(call_id, digit)
+
+    async def _fail(self, call_id: str, status_code: int | None) -> None:
+        """A call that we made was not answered."""
+        await self._tell_state(call_id, "failed", status_code)
+        await self._hang_up_media(call_id)
+
+    async def _tell_state(self, call_id: str, state: str, status_code: int | None) -> None:
+        """`rtc_server.sip.state`, to everybody who follows the call."""
+        fields: dict[str, object] = {"state": state}
+        if status_code is not None:
+            fields["status_code"] = status_code
+        with suppress(ApiError):  # over meanwhile
+            await self._router.tell(call_id, STATE_EVENT, fields)
 
     async def _hang_up_media(self, call_id: str) -> None:
         with suppress(ApiError):  # it ended by itself, or its worker did
@@ -442,8 +468,7 @@ class SipService:
         """What the peer says of the call that it was asked to make (RFC 3515), as an event."""
         call_id = leg.call_id
         state = "transferring" if status_code < 200 else "transferred" if status_code < 300 else "transfer_failed"
-        with suppress(ApiError):  # over meanwhile
-            await self._router.tell(call_id, STATE_EVENT, {"state": state, "status_code": status_code})
+        await self._tell_state(call_id, state, status_code)
         if state == "transferred" and self._legs.get(call_id) is leg:  # the peer has somebody else now
             self._end(leg, messages.HangUp(call_id, "transferred"))
             await self._hang_up_media(call_id)

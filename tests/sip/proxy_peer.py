@@ -97,6 +97,12 @@ class ProxyPeer(asyncio.DatagramProtocol):
         """180 to an INVITE of the server."""
         self._send(response(invite, b"180 Ringing").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
 
+    def accept(self, invite: bytes, sdp: bytes) -> None:
+        """200 to an INVITE of the server, with an answer."""
+        ok = response(invite, b"200 OK", sdp).replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1)
+        more = b"Contact: <sip:bob@%s:%d>\r\nContent-Type: application/sdp\r\n" % (HOST.encode(), self.port)
+        self._send(ok.replace(b"Content-Length", more + b"Content-Length", 1))
+
     def refuse(self, invite: bytes, status: bytes, extra: bytes = b"") -> None:
         """A final response to an INVITE of the server; `extra` is a header of it."""
         refusal = response(invite, status).replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1)
