@@ -22,7 +22,7 @@ from rtc_server.errors import InvalidParameterError
 from rtc_server.media.node import MediaNode, NodeStatus
 from rtc_server.media.process import ProcessNode
 from rtc_server.paths import web_dir
-from rtc_server.sip.service import LegState
+from rtc_server.sip.states import LegState
 
 from .context import CONTEXT, AppContext
 from .health import first_reason, readiness

@@ -120,8 +120,7 @@ class LocalNode:
     async def offer(self, request: OutgoingRequest) -> str:
         """See `MediaNode`. It holds no slot while it rings."""
         self.registry.reserve().release()  # raises where there is none: why ring then
-        options = self._webrtc_options(request.host_addresses, self._settings.audio.sample_rate)
-        transport = WebRtcTransport(options, self._resources)
+        transport = WebRtcTransport(self._options(request), self._resources)
         try:
             async with self._setups:
                 sdp = await transport.offer()
@@ -142,7 +141,7 @@ class LocalNode:
             slot = self.registry.reserve()
             try:
                 await transport.accept_answer(answer)
-                call = slot.start(transport, "conversation", offered.request.options, call_id)
+                call = slot.start(transport, offered.request.kind, offered.request.options, call_id)
             finally:
                 slot.release()
         except BaseException as error:  # nobody else knows this transport
@@ -191,9 +190,19 @@ class LocalNode:
         transport = self._transport(call_id)
         was_held = transport.is_held
         answer = await transport.renegotiate(offer)
-        if transport.is_held != was_held and call_id in self.registry:
-            await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
+        await self._tell_hold(call_id, transport, was_held)
         return answer
+
+    async def reoffer(self, call_id: str) -> str:
+        """See `MediaNode`."""
+        return self._transport(call_id).reoffer()
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """See `MediaNode`."""
+        transport = self._transport(call_id)
+        was_held = transport.is_held
+        transport.reanswer(answer)
+        await self._tell_hold(call_id, transport, was_held)
 
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """See `MediaNode`."""
@@ -286,7 +295,11 @@ class LocalNode:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
         return transport
 
-    def _options(self, request: OfferRequest) -> WebRtcOptions:
+    async def _tell_hold(self, call_id: str, transport: WebRtcTransport, was_held: bool) -> None:
+        if transport.is_held != was_held and call_id in self.registry:
+            await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
+
+    def _options(self, request: OfferRequest | OutgoingRequest) -> WebRtcOptions:
         rate = ECHO_SAMPLE_RATE if request.kind == "echo" else self._settings.audio.sample_rate
         # Pipecat's clients name the channel as they like.
         return self._webrtc_options(request.host_addresses, rate, any_channel=request.options.dialect == "rtvi")

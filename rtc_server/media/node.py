@@ -37,11 +37,12 @@ class OfferRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingRequest:
-    """A call that we make."""
+    """A call whose offer is ours: one that we make, or one that came in without an offer."""
 
     call_id: str
     host_addresses: tuple[str, ...]
     options: CallOptions = DEFAULT_OPTIONS
+    kind: CallKind = "conversation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,14 @@ class MediaNode(Protocol):
     async def renegotiate(self, call_id: str, offer: Offer) -> str:
         """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
         CallNotFoundError or InvalidSdpError."""
+
+    async def reoffer(self, call_id: str) -> str:
+        """Our offer for a running call whose peer asks for one; `reanswer` next, or nothing. Raises CallNotFoundError
+        or InvalidSdpError."""
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """The validated answer to it, which may put the call on hold, or take it off. Raises CallNotFoundError or
+        InvalidSdpError, and the call goes on as it was."""
 
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """A ringing call was accepted, with a session; None = the one that it has. Raises CallNotFoundError."""

@@ -173,6 +173,14 @@ class ProcessNode:
         """See `MediaNode`."""
         return str(await self._ask_about(call_id, "renegotiate", offer))
 
+    async def reoffer(self, call_id: str) -> str:
+        """See `MediaNode`."""
+        return str(await self._ask_about(call_id, "reoffer"))
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "reanswer", answer)
+
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """See `MediaNode`."""
         await self._ask_about(call_id, "begin", session)

@@ -244,19 +244,36 @@ class WebRtcTransport:
         section 8.4). Raises InvalidSdpError for another certificate or other m-sections."""
         if self._ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
-        if frozenset(offer.fingerprints) != self._fingerprints:
-            raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
-        if offer.mids != self._mids:
-            raise InvalidSdpError("A new offer for a running call must keep its m-sections.")
+        self._check_same_peer(offer)
         if self._ice.is_restart(offer.ice_ufrag):
             await self._restart(self._ice, offer.ice_ufrag, offer.ice_pwd, offer.candidates)
         else:
             await self.add_candidates(offer.candidates)
-        if self._options.purpose == "call" and self.stream.is_heard:
-            self._is_held = not offer.takes_audio
-            self.stream.hold(self._is_held)
-            self._answer = redirected(self._answer, ANSWERED_WITH[offer.direction])
+        self._redirect(offer)
         return self._answer
+
+    def reoffer(self) -> str:
+        """An offer of ours for the running call, whose peer asks what we would agree to: what was agreed, off hold.
+        Media goes on as it is until `reanswer`. Raises InvalidSdpError."""
+        if self._ice is None or self._is_closed:
+            raise InvalidSdpError("The call is not set up.")
+        offer = redirected(self._answer, "sendrecv")
+        for role in ("active", "passive"):
+            offer = offer.replace(f"a=setup:{role}", "a=setup:actpass")  # RFC 8842 section 5.5
+        return offer
+
+    def reanswer(self, answer: Offer) -> None:
+        """The peer's answer to `reoffer`, which may hold the call or take it off hold. Raises InvalidSdpError for what
+        was not offered; the call goes on as it was."""
+        if self._ice is None or self._is_closed:
+            raise InvalidSdpError("The call is not set up.")
+        self._check_same_peer(answer)
+        if self._ice.is_restart(answer.ice_ufrag):
+            raise InvalidSdpError("The answer begins another ICE session, which was not offered.")
+        negotiated = negotiate(answer.audio_lines)
+        if negotiated is None or negotiated.speech.name != self._coding:
+            raise InvalidSdpError("The answer names another codec than the offer.")
+        self._redirect(answer)
 
     async def update_ice(self, fragment: IceFragment, if_match: str | None) -> IceUpdate:
         """A fragment of the peer (RFC 9725 section 4.3). `if_match` names the ICE session that it is meant for: "*"
@@ -352,6 +369,19 @@ class WebRtcTransport:
                 self._stream.close()
 
     # --- inside
+
+    def _check_same_peer(self, description: Offer) -> None:
+        if frozenset(description.fingerprints) != self._fingerprints:
+            raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
+        if description.mids != self._mids:
+            raise InvalidSdpError("A new offer for a running call must keep its m-sections.")
+
+    def _redirect(self, description: Offer) -> None:
+        """Hold or not, as the peer's new description says."""
+        if self._options.purpose == "call" and self.stream.is_heard:
+            self._is_held = not description.takes_audio
+            self.stream.hold(self._is_held)
+            self._answer = redirected(self._answer, ANSWERED_WITH[description.direction])
 
     async def _restart(self, ice: RestartableIce, ufrag: str, pwd: str, candidates: Sequence[str]) -> None:
         async with self._restarting:

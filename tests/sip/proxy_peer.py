@@ -34,6 +34,8 @@ class ProxyPeer(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self.statuses = {b"REFER": b"202 Accepted"}
         """What requests are answered with, by their method, in place of 200."""
+        self.name = "agent"
+        """Whom it calls."""
         self.received: list[bytes] = []
         """Responses and requests, as they came."""
 
@@ -73,20 +75,20 @@ class ProxyPeer(asyncio.DatagramProtocol):
         raise AssertionError("no calls are taken")
 
     def invite(self, sdp: str, extra: bytes = b"") -> bytes:
-        """Call the server; the INVITE."""
+        """Call the server, with an offer or with ""; the INVITE."""
         body = sdp.encode()
         identity = uuid.uuid4().hex
         lines = [
-            b"INVITE sip:agent@%s SIP/2.0" % HOST.encode(),
+            b"INVITE sip:%s@%s SIP/2.0" % (self.name.encode(), HOST.encode()),
             b"Via: SIP/2.0/UDP %s:%d;branch=z9hG4bK%s;rport" % (HOST.encode(), self.port, identity[:12].encode()),
             b"Max-Forwards: 69",
             b'From: "Ann" <sip:ann@example.org>;tag=' + identity[:8].encode(),
-            b"To: <sip:agent@example.org>",
+            b"To: <sip:%s@example.org>" % self.name.encode(),
             b"Call-ID: " + identity.encode(),
             b"CSeq: 1 INVITE",
             b"Contact: <sip:ann@%s:%d>" % (HOST.encode(), self.port),
             *([extra] if extra else []),
-            b"Content-Type: application/sdp",
+            *([b"Content-Type: application/sdp"] if body else []),
             b"Content-Length: %d" % len(body),
         ]
         request = fill(b"\r\n".join(lines) + b"\r\n\r\n" + body, HOST, self.port, HOST, identity)

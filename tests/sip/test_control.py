@@ -76,6 +76,12 @@ class Application:
         async with aiohttp.ClientSession() as http, http.get(f"{self.server_url}/v1/info") as reply:
             return int((await reply.json())["calls"])
 
+    async def live_calls(self) -> list[str]:
+        """Their ids."""
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{self.server_url}/v1/status") as reply:
+            return [call["call_id"] for call in (await reply.json())["live_calls"]]
+
 
 @asynccontextmanager
 async def application(tmp_path: Path, **settings: object) -> AsyncIterator[Application]:

@@ -239,6 +239,34 @@ def test_a_call_is_held_and_resumed(stand: Stand) -> None:
     assert share > 0.9
 
 
+async def held_and_resumed(where: Line, **hold: object) -> tuple[int, float]:
+    """Call, hold and resume: packets while held, and the share of tones that came back afterwards."""
+    payloads, _ = bursts(2)
+    async with telephone_call(where, ECHO) as call:
+        await call.say(payloads)
+        assert share_returned(payloads, call.heard) > 0.4, "no media before"
+        assert await call.reinvite("sendonly") == 200
+        await asyncio.sleep(0.1)
+        call.heard.clear()
+        await call.say(payloads[:25])
+        held = len(call.heard)
+        assert await call.reinvite("sendrecv") == 200
+        await asyncio.sleep(0.1)
+        call.heard.clear()
+        await call.say(payloads)
+        await asyncio.sleep(0.3)
+        return held, share_returned(payloads, call.heard)
+
+
+@pytest.mark.parametrize("host", [PHONE_ADDRESS, TRUNK_ADDRESS], ids=["a user", "a trunk"])
+def test_a_telephone_that_wants_to_hear_our_offer_first(stand: Stand, host: str) -> None:
+    where = Line(host, stand.edge, stand.account if host == PHONE_ADDRESS else None, hears_first=True)
+    with stand.phone.entered():
+        num_while_held, share = asyncio.run(held_and_resumed(where))
+    assert num_while_held == 0
+    assert share > 0.9
+
+
 def test_the_server_hangs_up(stand: Stand, tmp_path: Path) -> None:
     before = stand.num_answered
     with baresip(Phone(PHONE_ADDRESS, SERVER_ADDRESS, USER, PASSWORD), stand.phone, tmp_path) as telephone:
