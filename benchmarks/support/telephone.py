@@ -67,6 +67,8 @@ class TelephoneCall(asyncio.DatagramProtocol):
         self._ok = b""
         self._signaling: asyncio.DatagramTransport | None = None
         self._media: asyncio.DatagramTransport | None = None
+        self.answer = b""
+        """The other side's latest description."""
         self.remote: tuple[str, int] | None = None
         """Where our media goes."""
         self._sequence = 0
@@ -135,6 +137,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
             self._send(in_dialog(final, b"ACK", host, port, ""))
         elif status >= 200:  # on the way that the first answer showed: this one has no Record-Route
             self._send(in_dialog(self._ok, b"ACK", host, port, uuid.uuid4().hex[:12], answer, self._cseq))
+            self.answer = body_of(final)
         return status
 
     async def hang_up(self) -> int:

@@ -287,7 +287,11 @@ class SipService:
     async def _take(self, incoming: messages.Incoming) -> None:
         call_id = incoming.call_id
         try:
-            offer = None if incoming.sdp is None else validate_offer(incoming.sdp.encode(), allow_loopback=True)
+            offer = (
+                None
+                if incoming.sdp is None
+                else validate_offer(incoming.sdp.encode(), allow_loopback=True, is_telephone=True)
+            )
         except ApiError as error:
             metrics.SIP_CALLS.labels("in", "refused").inc()
             self._adapter.send(_refusal(call_id, error))
@@ -350,7 +354,7 @@ class SipService:
         try:
             if sdp is None:
                 raise InvalidSdpError("The answer has no description.")
-            answer = validate_offer(sdp.encode(), allow_loopback=True, purpose="answer")
+            answer = validate_offer(sdp.encode(), allow_loopback=True, is_telephone=True, purpose="answer")
             await self._router.accept_answer(call_id, answer)
         except ApiError as error:
             leg.is_offered = False
@@ -390,7 +394,7 @@ class SipService:
                     ours = await self._router.reoffer(leg.call_id)
                     leg.is_reoffered = True
                 else:
-                    offer = validate_offer(sdp.encode(), allow_loopback=True, purpose="change")
+                    offer = validate_offer(sdp.encode(), allow_loopback=True, is_telephone=True, purpose="change")
                     ours = await self._router.renegotiate(leg.call_id, offer)
             except ApiError as error:
                 self._adapter.send(_refusal(leg.call_id, error))
@@ -404,7 +408,7 @@ class SipService:
             if sdp is None:
                 return
             try:
-                answer = validate_offer(sdp.encode(), allow_loopback=True, purpose="answer")
+                answer = validate_offer(sdp.encode(), allow_loopback=True, is_telephone=True, purpose="answer")
                 await self._router.reanswer(leg.call_id, answer)
             except ApiError as error:
                 extra = {"call_id": leg.call_id, "code": error.code}

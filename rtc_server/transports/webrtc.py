@@ -169,14 +169,14 @@ class WebRtcTransport:
         negotiated = negotiate(offer.audio_lines)
         if negotiated is None:
             raise InvalidSdpError("The offer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
-        stream = self._stream = self._make_stream(negotiated, is_heard=offer.takes_audio)
+        stream = self._stream = self._make_stream(negotiated, is_heard=offer.takes_audio or offer.is_telephone)
         options = self._options
         ice = IceOptions(
             self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
         )
         with media_of(stream, stream), ice_of(ice):
             with _understood():
-                await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+                await self._pc.setRemoteDescription(RTCSessionDescription(_both_ways(offer), "offer"))
             guard_data_channel(self._pc)
             codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
             for transceiver in self._pc.getTransceivers():
@@ -195,6 +195,8 @@ class WebRtcTransport:
         self._answer = with_unused(str(self._pc.localDescription.sdp), offer)
         if options.is_lite:
             self._answer = self._answer.replace("\r\nm=", "\r\na=ice-lite\r\nm=", 1)
+        if offer.is_telephone and not offer.takes_audio:
+            self._redirect(offer)
         return self._answer
 
     @property
@@ -220,9 +222,9 @@ class WebRtcTransport:
         negotiated = negotiate(answer.audio_lines)
         if negotiated is None:
             raise InvalidSdpError("The answer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
-        stream = self._stream = self._late.stream = self._make_stream(negotiated, is_heard=True)
+        self._stream = self._late.stream = self._make_stream(negotiated, is_heard=True)
         with _understood():
-            await self._pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+            await self._pc.setRemoteDescription(RTCSessionDescription(_both_ways(answer), "answer"))
         transceiver = self._pc.getTransceivers()[0]
         set_codecs(transceiver, [_codec(f, negotiated, self._options.use_dtx) for f in negotiated.formats])
         self._ice = RestartableIce(transceiver.receiver.transport.transport)
@@ -233,8 +235,7 @@ class WebRtcTransport:
         ours = with_formats(str(self._pc.localDescription.sdp), negotiated.formats)
         self._answer = ours.replace("a=setup:actpass", f"a=setup:{role}")
         if not answer.takes_audio:
-            self._is_held = True
-            stream.hold(True)
+            self._redirect(answer)
         loop = asyncio.get_running_loop()
         self._setup_timer = loop.call_later(self._options.setup_timeout_seconds, self._end, "setup_timeout")
 
@@ -457,6 +458,11 @@ class WebRtcTransport:
     def _end(self, reason: str) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
+
+
+def _both_ways(description: Offer) -> str:
+    """For aiortc, which opens only those directions that it reads at the beginning; a telephone may change them."""
+    return redirected(description.sdp, "sendrecv") if description.is_telephone else description.sdp
 
 
 @contextmanager
