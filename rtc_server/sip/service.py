@@ -93,6 +93,16 @@ class SipService:
         """UDP port of the adapter."""
         return self._adapter.port
 
+    @property
+    def restarts(self) -> int:
+        """How often the adapter was lost and started again."""
+        return self._adapter.restarts
+
+    @property
+    def num_answered_out(self) -> int:
+        """Answered calls that we made."""
+        return sum(leg.is_outgoing and leg.state is LegState.ANSWERED for leg in self._legs.values())
+
     def num_legs(self) -> dict[LegState, int]:
         """How many legs are in each state."""
         counts = dict.fromkeys(LegState, 0)

@@ -162,5 +162,8 @@ async def test_a_call_counts_against_the_quota_while_it_rings_and_talks(tmp_path
         app.phone.accept(invite, await answer_of(app.media, body_of(invite)))
         await app.media.until(lambda: app.media.pc.connectionState == "connected")
         await try_another()
+        async with http.get(f"{app.server_url}/v1/status", headers={"Authorization": f"Bearer {KEY}"}) as reply:
+            telephony = (await reply.json())["telephony"]
+        assert (telephony["calling"], telephony["answered_in"], telephony["answered_out"]) == (1, 0, 1)
         await app.client.realtime.calls.hangup(made["call_id"])
         assert (await dial(app, http))[0] == 201
