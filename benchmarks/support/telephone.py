@@ -41,6 +41,8 @@ class Line:
     account: Account | None = None
     patience_seconds: float = 10.0
     """How long a request is repeated that nobody answers."""
+    media_host: str = ""
+    """What its session descriptions say in place of `host`, as behind a router that translates addresses."""
     hears_first: bool = False
     """It calls without an offer, and answers the one in the 200 (RFC 3261 section 13.2.1)."""
 
@@ -120,7 +122,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
         host, port = self._name()
         answer = self.description() if self._line.hears_first else b""
         self._send(in_dialog(ok, b"ACK", host, port, uuid.uuid4().hex[:12], answer))
-        sdp = body_of(ok)
+        self.answer = sdp = body_of(ok)
         address, rtp = re.search(rb"(?m)^c=IN IP4 ([\d.]+)", sdp), re.search(rb"(?m)^m=audio (\d+) ", sdp)
         self.remote = None if address is None or rtp is None else (address[1].decode(), int(rtp[1]))
 
@@ -201,6 +203,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
         """Its side of the media (SDP)."""
         assert self._media is not None
         host, port = self._media.get_extra_info("sockname")[:2]
+        host = self._line.media_host or host
         return (
             f"v=0\r\no=phone {self._cseq} {self._cseq} IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
             f"m=audio {port} RTP/AVP {PAYLOAD_TYPE} 101\r\na=rtpmap:{PAYLOAD_TYPE} PCMU/8000\r\n"
@@ -241,9 +244,11 @@ class _Media(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def telephone_call(line: Line, target: str) -> AsyncIterator[TelephoneCall]:
+async def telephone_call(
+    line: Line, target: str, kind: type[TelephoneCall] = TelephoneCall
+) -> AsyncIterator[TelephoneCall]:
     """Call `target` ("sip:agent@192.0.2.1"); hung up at the end. Raises CallRefusedError."""
-    call = TelephoneCall(line, target)
+    call = kind(line, target)
     try:
         await call.open()
         yield call

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support.sip_words import Account, credentials, header, status_of
-from benchmarks.support.telephone import CallRefusedError, Line, telephone_call
+from benchmarks.support.telephone import CallRefusedError, Line, TelephoneCall, telephone_call
 from benchmarks.support.tone_bursts import bursts, share_returned
 from tests.sip.single_messages import ECHO, exchange, invite, register
+from tests.sip.torture.encrypted import EncryptedCall
 from tests.support.baresip import Phone, baresip
 from tests.support.namespaces import require_namespaces
 from tests.support.server_process import Value
@@ -199,6 +200,30 @@ def test_the_certificate_is_the_one_of_the_settings_and_old_tls_is_refused(stand
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         with socket.create_connection((SERVER_ADDRESS, 5061), 5) as raw, pytest.raises(ssl.SSLError):
             old.wrap_socket(raw)
+
+
+def test_a_call_that_was_encrypted_stays_so(stand: Stand) -> None:
+    """Not on TLS only: whoever offers SRTP gets SRTP, for all of the call."""
+
+    async def talk() -> tuple[list[bytes], list[int], float]:
+        payloads, _ = bursts(2)
+        async with telephone_call(line(stand, account=stand.account), ECHO, EncryptedCall) as call:
+            answers = [call.answer]
+            statuses = [await call.reinvite("sendonly"), await call.reinvite()]
+            answers.append(call.answer)
+            in_clear = TelephoneCall.description(call)
+            statuses.append(await call.reinvite(sdp=in_clear))
+            await call.say(payloads)
+            await asyncio.sleep(0.3)
+            return answers, statuses, share_returned(payloads, call.heard)
+
+    with stand.phone.entered():
+        answers, statuses, share = asyncio.run(talk())
+    assert statuses == [200, 200, 488]
+    for answer in answers:
+        assert b" RTP/SAVP 0" in answer
+        assert b"a=crypto:" in answer
+    assert share > 0.9, "the call goes on as it was"
 
 
 # --- calls

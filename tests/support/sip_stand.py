@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import tempfile
 import time
@@ -114,6 +115,14 @@ class Stand:
         """Calls that the server holds now, asked from any machine."""
         with self.machine.entered():
             return self.server.num_calls
+
+    def num_relayed(self) -> int:
+        """Calls that the relay holds now."""
+        with self.machine.entered():
+            answer = ask(("127.0.0.1", NG_PORT), os.urandom(4).hex().encode() + b" d7:command10:statisticse")
+        found = re.search(rb"13:sessionstotali(\d+)e", answer)
+        assert found, answer
+        return int(found[1])
 
     def wait_for_calls(self, num: int, timeout_seconds: float = 20.0) -> None:
         """As of the server, asked from any machine."""
