@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.support.sip_words import Account, credentials, header, status_of
+from benchmarks.support.sip_words import Account, body_of, credentials, header, in_dialog, response, status_of
 from benchmarks.support.telephone import CallRefusedError, Line, TelephoneCall, telephone_call
 from benchmarks.support.tone_bursts import bursts, share_returned
 from tests.sip.single_messages import ECHO, exchange, invite, register
@@ -64,6 +65,31 @@ def refused(stand: Stand, where: Line) -> int:
     with stand.phone.entered(), pytest.raises(CallRefusedError) as caught:
         asyncio.run(hold_a_call(where))
     return caught.value.status
+
+
+class TlsTelephone:
+    """Messages over one connection."""
+
+    def __init__(self, secure: ssl.SSLSocket) -> None:
+        self._socket = secure
+        self._unread = b""
+
+    def send(self, message: bytes) -> None:
+        self._socket.sendall(message.replace(b"SIP/2.0/UDP", b"SIP/2.0/TLS", 1))
+
+    def until(self, condition: Callable[[bytes], bool]) -> bytes:
+        """The next message for which it holds; others are passed over. Raises TimeoutError."""
+        while True:
+            head, separator, rest = self._unread.partition(b"\r\n\r\n")
+            size = int(header(head + separator, b"Content-Length") or 0)
+            if separator and len(rest) >= size:
+                self._unread = rest[size:]
+                if condition(message := head + separator + rest[:size]):
+                    return message
+                continue
+            data = self._socket.recv(65_536)
+            assert data, "closed"
+            self._unread += data
 
 
 # --- who may call
@@ -224,6 +250,34 @@ def test_a_call_that_was_encrypted_stays_so(stand: Stand) -> None:
         assert b" RTP/SAVP 0" in answer
         assert b"a=crypto:" in answer
     assert share > 0.9, "the call goes on as it was"
+
+
+@pytest.mark.parametrize("profile", [b"RTP/SAVP", b"RTP/AVP"], ids=["encrypted", "in clear"])
+def test_our_offer_over_tls_is_encrypted_and_so_is_its_answer(stand: Stand, profile: bytes) -> None:
+    context = ssl.create_default_context(cafile=str(stand.authority))
+    host, key = TRUNK_ADDRESS.encode(), base64.b64encode(bytes(30))
+    answer = b"v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio 4000 %s 0\r\n" % (host, host, profile)
+    if profile == b"RTP/SAVP":
+        answer += b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:%s\r\n" % key
+    with (
+        stand.phone.entered(),
+        socket.create_connection((SERVER_ADDRESS, 5061), 5, (TRUNK_ADDRESS, 0)) as raw,
+        context.wrap_socket(raw, server_hostname=SERVER_ADDRESS) as secure,
+    ):
+        wire = TlsTelephone(secure)
+        wire.send(invite(TRUNK_ADDRESS, body=b""))
+        ok = wire.until(lambda m: status_of(m) == 200)
+        assert b" RTP/SAVP " in body_of(ok)
+        assert b"a=crypto:" in body_of(ok)
+        assert b"fingerprint" not in body_of(ok)
+        wire.send(in_dialog(ok, b"ACK", TRUNK_ADDRESS, 5080, "ack", answer))
+        if profile == b"RTP/AVP":
+            wire.send(response(wire.until(lambda m: m.startswith(b"BYE ")), b"200 OK"))
+        else:
+            stand.wait_for_calls(1)
+            wire.send(in_dialog(ok, b"BYE", TRUNK_ADDRESS, 5080, "bye"))
+            wire.until(lambda m: status_of(m) == 200 and header(m, b"CSeq").endswith(b"BYE"))
+    stand.wait_for_calls(0)
 
 
 # --- calls
