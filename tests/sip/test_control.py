@@ -83,9 +83,19 @@ class Application:
 
     async def live_calls(self) -> list[str]:
         """Their ids."""
+        return [call["call_id"] for call in (await self.server_status())["live_calls"]]
+
+    async def num_telephones(self) -> int:
+        """That ring, are called, or talk."""
+        telephony = (await self.server_status())["telephony"]
+        return int(sum(telephony[leg] for leg in ("ringing", "calling", "answered")))
+
+    async def server_status(self) -> dict[str, Any]:
+        """`/v1/status`."""
         headers = {"Authorization": f"Bearer {KEY}"}
         async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{self.server_url}/v1/status") as reply:
-            return [call["call_id"] for call in (await reply.json())["live_calls"]]
+            document: dict[str, Any] = await reply.json()
+            return document
 
 
 @asynccontextmanager
