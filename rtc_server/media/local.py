@@ -88,6 +88,7 @@ class LocalNode:
         self._transports: dict[str, WebRtcTransport] = {}
         self._offered: dict[str, OfferedCall] = {}  # ringing; bounded by who dials, `sip.service`
         self._tell_end = on_end
+        self._tasks = tasks
         self._listeners = Listeners(tasks, on_end)
         self._setups = asyncio.Semaphore(MAX_SETUPS)
 
@@ -127,7 +128,7 @@ class LocalNode:
         except BaseException:  # cancelled or failed: nobody else knows this transport yet
             await transport.close()
             raise
-        self._offered[request.call_id] = OfferedCall(request, transport)
+        self._offered[request.call_id] = OfferedCall(request, transport, lambda: self._forget(request.call_id))
         return sdp
 
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
@@ -282,6 +283,15 @@ class LocalNode:
         finally:
             slot.release()
         return call.call_id, transport
+
+    def _forget(self, call_id: str) -> None:
+        """Signaling gave up while it asked for the offer, so that nobody will answer it or hang up."""
+        offered = self._offered.get(call_id)
+        if offered is not None and not offered.is_answered:
+            del self._offered[call_id]
+            self._tasks.create_task(offered.close("setup_timeout"), name=f"forget-{call_id}")
+            if self._tell_end is not None:
+                self._tell_end(call_id)
 
     def _on_end(self, call_id: str) -> None:
         self._transports.pop(call_id, None)

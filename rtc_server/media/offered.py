@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 
 from rtc_server.calls.call import MAX_SIDEBANDS, Call, new_id
 from rtc_server.calls.registry import AnyCall
@@ -13,13 +14,17 @@ from rtc_server.transports.websocket import Sideband
 
 from .node import OutgoingRequest
 
+FORGOTTEN_SECONDS = 180.0  # far beyond how long a telephone is let ring
+
 
 class OfferedCall:
     """What an application sends over a sideband meanwhile waits, unread, until the call begins."""
 
-    def __init__(self, request: OutgoingRequest, transport: WebRtcTransport) -> None:
+    def __init__(self, request: OutgoingRequest, transport: WebRtcTransport, on_forgotten: Callable[[], None]) -> None:
+        """`on_forgotten`: whoever was to bring an answer, or to hang up, does not."""
         self.request = request
         self.transport = transport
+        self._timer = asyncio.get_running_loop().call_later(FORGOTTEN_SECONDS, on_forgotten)
         self.is_answered = False
         """The answer is being worked on."""
         self._waiting: list[Sideband] = []
@@ -42,6 +47,7 @@ class OfferedCall:
 
     def begin(self, call: AnyCall) -> None:
         """The call has begun: who waited follows it now."""
+        self._timer.cancel()
         waiting, self._waiting = self._waiting, []
         for sideband in waiting:
             try:
@@ -57,6 +63,7 @@ class OfferedCall:
 
     async def close(self, reason: str) -> None:
         """There will be no call."""
+        self._timer.cancel()
         for sideband in tuple(self._waiting):
             sideband.end(reason)
         await self.transport.close()

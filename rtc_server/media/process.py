@@ -397,6 +397,7 @@ class ProcessNode:
                 if is_ready:
                     self._ready.set()
                 self._calls.difference_update(ended)
+                self._offered.difference_update(ended)
                 self._listeners.difference_update(ended)
                 self._tell_ended(ended)
 

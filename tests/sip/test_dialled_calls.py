@@ -127,6 +127,18 @@ async def test_a_ringing_call_is_hung_up_under_who_follows_it(tmp_path: Any) -> 
         assert (last["state"], last["status_code"]) == ("failed", 487)
 
 
+async def test_an_offer_that_is_forgotten_is_taken_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtc_server.media.offered.FORGOTTEN_SECONDS", 0.5)
+    async with application(tmp_path, **{"sip.dial_targets": ["sip:*"]}) as app, aiohttp.ClientSession() as http:
+        _, made = await dial(app, http)
+        app.phone.ring(await app.phone.request(b"INVITE"))
+        sideband = await follow(app, http, made["call_id"])
+        await app.phone.request(b"CANCEL")
+        while (event := await sideband.next()) is not None:
+            assert event["state"] == "ringing"
+        assert await app.num_telephones() == 0
+
+
 async def test_only_its_owner_follows_a_ringing_call_and_not_with_too_many(tmp_path: Any) -> None:
     async with application(tmp_path, **{"sip.dial_targets": ["sip:*"]}) as app, aiohttp.ClientSession() as http:
         _, made = await dial(app, http)

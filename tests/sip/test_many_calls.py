@@ -59,6 +59,7 @@ def test_twenty_calls_at_once_have_media_both_ways(stand: Stand) -> None:
 
 def test_twenty_calls_of_an_office_at_once_have_media_both_ways_with_sipp(stand: Stand, tmp_path: Path) -> None:
     require_namespaces("sipp")
+    stand.wait_for_calls(0)
     payloads, _ = bursts(NUM_TONES)
     seconds = len(payloads) * FRAME_SECONDS + 0.6
     with sipp(
