@@ -297,6 +297,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies={200: Reply("The page.", HTML), 304: Reply("It has not changed.")},
         is_public=True,
     ),
+    ("GET", "/service-worker.js"): _server(
+        summary="the page's service worker: opens the page when the server cannot be reached",
+        replies={200: Reply("The script.", {"text/javascript": {"type": "string"}})},
+        is_public=True,
+    ),
     ("GET", "/healthz"): _server(
         summary="liveness", replies={200: Reply("The event loop runs.", ANY_JSON)}, is_public=True
     ),

@@ -136,6 +136,14 @@ class MediaRouter:
         """See `MediaNode`."""
         return await self._node(call_id).renegotiate(call_id, offer, if_match)
 
+    async def reoffer(self, call_id: str) -> str:
+        """See `MediaNode`."""
+        return await self._node(call_id).reoffer(call_id)
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).reanswer(call_id, answer)
+
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """See `MediaNode`."""
         await self._node(call_id).begin(call_id, session)
