@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.browser.caller import Caller
 from tests.browser.conftest import OpenPage
@@ -193,6 +193,39 @@ def test_a_page_that_is_put_away_keeps_its_call_and_goes_on_with_it(caller: Call
     assert server.num_calls == 1
     caller.types("After.")
     expect(caller.replies()).to_contain_text(["Before.", "After."])
+    assert caller.phase == "live"
+    caller.hangs_up()
+
+
+def test_chromium_restarts_ice_with_the_fresh_credentials_and_the_call_goes_on(open_page: OpenPage) -> None:
+    caller = open_page()
+    page = caller.page
+    page.add_init_script("""
+        const Peer = RTCPeerConnection, now = Date.now;
+        window.RTCPeerConnection = class extends Peer { constructor(...all) { super(...all); window.peer = this; } };
+        window.slept = 0;
+        Date.now = () => now() + window.slept;""")
+    given: list[str] = []
+
+    def relays(route: Route) -> None:
+        given.append(f"credential {len(given) + 1}")
+        server = {"urls": ["turn:127.0.0.1:9"], "username": given[-1], "credential": "secret"}
+        route.fulfill(json={"iceServers": [server], "ttl": 600})
+
+    page.route("**/v1/realtime/ice-servers", relays)
+    caller.opens_the_page()
+    caller.says_nothing()
+    caller.calls()
+    ice = """() => [peer.getConfiguration().iceServers[0].username,
+        /a=ice-ufrag:(\\S+)/.exec(peer.currentLocalDescription.sdp)[1]]"""
+    first, ufrag = page.evaluate(ice)
+    with page.expect_response(lambda reply: reply.request.method == "PATCH") as patched:
+        page.evaluate("() => { window.slept = 400_000; dispatchEvent(new Event('online')); }")
+    assert patched.value.ok
+    page.wait_for_function(f"ufrag => ({ice})()[1] !== ufrag", arg=ufrag)
+    assert [first, page.evaluate(ice)[0]] == given == ["credential 1", "credential 2"]
+    caller.types("Still there?")
+    expect(caller.replies()).to_contain_text(["Still there?"])
     assert caller.phase == "live"
     caller.hangs_up()
 
