@@ -82,6 +82,10 @@ class SipEdgeSection(Section):
     """Wrong passwords from one address within ban_seconds; the next one is a ban."""
     ban_seconds: int = Field(300, ge=1, le=86_400)
     """How long a banned address gets no answer."""
+    strict_media: bool = True
+    """Media of a telephone counts only from the address and port that it names; behind a router, from where it came in
+    the first three seconds. false for telephones that send from another port than they receive on (against RFC 4961):
+    then strangers who find the port of a call can disturb it."""
     media_timeout_seconds: int = Field(60, ge=5, le=3_600)
     """The relay forgets a call in which neither side sent media for so long."""
     hold_timeout_seconds: int = Field(3_600, ge=5, le=86_400)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import tempfile
 import time
@@ -25,7 +26,7 @@ from benchmarks.support.sip_words import Account
 from rtc_server.certs import ensure_certificates
 from rtc_server.config import Settings, load_settings
 from rtc_server.sip.edge.render import EdgePaths, render
-from rtc_server.sip.edge.run import Part, ask, options_request, running_edge
+from rtc_server.sip.edge.run import PING, Part, ask, options_request, running_edge, start_part
 from rtc_server.sip.edge.users import UsersFile
 
 from .namespaces import Namespace, network
@@ -36,7 +37,7 @@ STRANGERS, TRUNKS = "10.50.0.0/16", "10.60.0.0/16"
 USER, PASSWORD = "alice", "correct-horse-battery"
 OTHER_USER = "bob"
 NG_PORT = 2223
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0  # a busy machine took 20 s to start Kamailio
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,24 @@ class Stand:
             reply = connection.getresponse()
             return reply.status, reply.read(), reply.getheader("Location", "")
 
+    def restart(self, part: Part) -> None:
+        """Start `relay` or `proxy` again after its end, as whatever looks after services does."""
+        part.stop()
+        command = part.process.args
+        assert isinstance(command, list)
+        with self.machine.entered():
+            again = start_part(part.name, command, part.log_path)
+        part.process, part.is_swept = again.process, False
+
+    def wait_until_ready(self) -> None:
+        """Relay, proxy and server say that they take calls. Raises AssertionError."""
+        deadline = time.monotonic() + READY_SECONDS
+        with self.machine.entered():
+            while not ask(("127.0.0.1", NG_PORT), PING).endswith(b"ponge"):
+                assert time.monotonic() < deadline, f"the relay does not answer:\n{self.logs}"
+                time.sleep(0.05)
+            _wait_for_calls(self.server)
+
     @property
     def num_answered(self) -> int:
         """Telephone calls that were answered so far."""
@@ -114,6 +133,14 @@ class Stand:
         """Calls that the server holds now, asked from any machine."""
         with self.machine.entered():
             return self.server.num_calls
+
+    def num_relayed(self) -> int:
+        """Calls that the relay holds now."""
+        with self.machine.entered():
+            answer = ask(("127.0.0.1", NG_PORT), os.urandom(4).hex().encode() + b" d7:command10:statisticse")
+        found = re.search(rb"13:sessionstotali(\d+)e", answer)
+        assert found, answer
+        return int(found[1])
 
     def wait_for_calls(self, num: int, timeout_seconds: float = 20.0) -> None:
         """As of the server, asked from any machine."""

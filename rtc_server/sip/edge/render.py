@@ -131,6 +131,8 @@ def _site(settings: Settings, address: str, external: str, paths: EdgePaths, tls
     if tls:
         values["WITH_TLS"] = ""
         values["TLS_FILE"] = _text(paths.folder / "tls.cfg")
+    if edge.strict_media:
+        values["STRICT_MEDIA"] = ""
     if edge.registrar:
         values["WITH_REGISTRAR"] = ""
         values["REGISTRATIONS_URL"] = _text(f"text://{paths.folder / 'registrations'}")

@@ -1,13 +1,17 @@
-"""Floods of SIP, media and connections, from one machine. Each returns once everything was sent."""
+"""Floods of SIP, media and connections, from one machine."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import ssl
+import struct
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import cycle
+from typing import Any
 
 from benchmarks.support.sip_words import Account, credentials, header, in_dialog, status_of
 from tests.sip.torture.build import Request, fill, invite
@@ -148,11 +152,35 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-def flood_of_media(remote: Edge, host: str, payloads: Sequence[bytes]) -> None:
-    """RTP into somebody else's call: 20 ms PCMU each, sent at once; and what is no RTP at all."""
-    rng = random.Random(1)
-    with _socket(host) as ours:
-        for number, payload in enumerate(payloads):
-            head = b"\x80\x00" + number.to_bytes(2, "big") + (160 * number).to_bytes(4, "big") + b"evil"
-            ours.sendto(head + payload, remote)
-            ours.sendto(rng.randbytes(rng.randint(0, 300)), remote)
+@asynccontextmanager
+async def media_of_a_stranger(remote: Edge, host: str, payloads: Sequence[bytes]) -> AsyncIterator[list[bytes]]:
+    """Twice as many packets as a telephone sends go to the port of somebody else's call until the block ends: PCMU of
+    20 ms, and what is no RTP at all. Yields what comes back."""
+    came: list[bytes] = []
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Trap(came), local_addr=(host, 0))
+
+    async def send() -> None:
+        rng = random.Random(1)
+        for number, payload in enumerate(cycle(payloads)):
+            head = b"\x80\x00" + struct.pack(">HI", number & 0xFFFF, 160 * number & 0xFFFFFFFF) + b"evil"
+            transport.sendto(head + payload, remote)
+            if number % 10 == 0:
+                transport.sendto(rng.randbytes(rng.randint(0, 300)), remote)
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(send())
+    try:
+        yield came
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        transport.close()
+
+
+class _Trap(asyncio.DatagramProtocol):
+    def __init__(self, came: list[bytes]) -> None:
+        self._came = came
+
+    def datagram_received(self, data: bytes, address: tuple[str | Any, int]) -> None:
+        self._came.append(data)

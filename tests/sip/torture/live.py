@@ -70,7 +70,7 @@ class LiveCall:
             self._is_up.set()
 
     async def _talk(self) -> None:
-        payloads, _ = bursts(4)
+        payloads, _ = bursts(1)
         async with telephone_call(self._line, self._target) as call:
             self.call = call
             self._is_up.set()
