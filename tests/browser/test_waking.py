@@ -210,7 +210,7 @@ def test_chromium_restarts_ice_with_the_fresh_credentials_and_the_call_goes_on(o
 
     def relays(route: Route) -> None:
         given.append(f"credential {len(given) + 1}")
-        server = {"urls": ["turn:127.0.0.1:9"], "username": given[-1], "credential": "secret"}
+        server = {"urls": ["turn:127.0.0.1:9?transport=tcp"], "username": given[-1], "credential": "secret"}
         route.fulfill(json={"iceServers": [server], "ttl": 600})
 
     page.route("**/v1/realtime/ice-servers", relays)
