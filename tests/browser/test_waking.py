@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from playwright.sync_api import Browser, expect
 from tests.browser.caller import Caller
 from tests.browser.conftest import OpenPage
 from tests.browser.test_page_modules import loaded_page
+from tests.support.faults import workers
 from tests.support.server_process import ServerProcess, server_process
 
 Run = Callable[..., Any]
@@ -207,9 +207,7 @@ def test_a_call_that_died_while_its_page_slept_is_resumed_with_everything_that_w
         expect(caller.replies()).to_contain_text(["Remember 42."])
         caller.page.wait_for_timeout(1_500)  # the snapshot leaves the worker; a killed process cannot be asked
         with asleep():
-            children = psutil.Process(server.process.pid).children()
-            worker = next(child for child in children if "rtc_server.media.worker" in child.cmdline())
-            worker.send_signal(signal.SIGKILL)
+            workers(server)[0].kill()
             server.wait_for_calls(0)
             server.wait_until_ready()
         with caller.page.expect_request(lambda request: "resume=" in request.url, timeout=30_000):
