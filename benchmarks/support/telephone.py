@@ -43,6 +43,8 @@ class Line:
     """How long a request is repeated that nobody answers."""
     media_host: str = ""
     """What its session descriptions say in place of `host`, as behind a router that translates addresses."""
+    hears_first: bool = False
+    """It calls without an offer, and answers the one in the 200 (RFC 3261 section 13.2.1)."""
 
     @property
     def user(self) -> str:
@@ -67,6 +69,8 @@ class TelephoneCall(asyncio.DatagramProtocol):
         self._ok = b""
         self._signaling: asyncio.DatagramTransport | None = None
         self._media: asyncio.DatagramTransport | None = None
+        self.answer = b""
+        """The other side's latest description."""
         self.remote: tuple[str, int] | None = None
         """Where our media goes."""
         self._sequence = 0
@@ -83,7 +87,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
             return
         if method == b"BYE":
             self.is_ended.set()
-        self._send(response(data, b"200 OK", self._sdp() if method == b"INVITE" else b""))
+        self._send(response(data, b"200 OK", self.description() if method == b"INVITE" else b""))
 
     def _send(self, data: bytes) -> None:
         if self._signaling is not None and not self._signaling.is_closing():
@@ -116,20 +120,27 @@ class TelephoneCall(asyncio.DatagramProtocol):
     def _answered(self, ok: bytes) -> None:
         self._ok = ok
         host, port = self._name()
-        self._send(in_dialog(ok, b"ACK", host, port, uuid.uuid4().hex[:12]))
-        sdp = body_of(ok)
+        answer = self.description() if self._line.hears_first else b""
+        self._send(in_dialog(ok, b"ACK", host, port, uuid.uuid4().hex[:12], answer))
+        self.answer = sdp = body_of(ok)
         address, rtp = re.search(rb"(?m)^c=IN IP4 ([\d.]+)", sdp), re.search(rb"(?m)^m=audio (\d+) ", sdp)
         self.remote = None if address is None or rtp is None else (address[1].decode(), int(rtp[1]))
 
-    async def reinvite(self, direction: str = "sendrecv") -> int:
-        """Offer again within the call; the final status, 0 without one."""
+    async def reinvite(self, direction: str = "sendrecv", *, sdp: bytes | None = None) -> int:
+        """Offer again within the call, or answer where the line hears first; the final status, 0 without one. `sdp` in
+        place of what it would say with that direction."""
         self._cseq += 1
         host, port = self._name()
-        sdp, branch = self._sdp(direction), uuid.uuid4().hex[:12]
-        final = await self._transact(in_dialog(self._ok, b"INVITE", host, port, branch, sdp, self._cseq))
-        if final:
-            self._send(in_dialog(final, b"ACK", host, port, uuid.uuid4().hex[:12]))
-        return status_of(final) or 0
+        sdp, branch = self.description(direction) if sdp is None else sdp, uuid.uuid4().hex[:12]
+        offer, answer = (b"", sdp) if self._line.hears_first else (sdp, b"")
+        final = await self._transact(in_dialog(self._ok, b"INVITE", host, port, branch, offer, self._cseq))
+        status = status_of(final) or 0
+        if status >= 300:
+            self._send(in_dialog(final, b"ACK", host, port, ""))
+        elif status >= 200:  # on the way that the first answer showed: this one has no Record-Route
+            self._send(in_dialog(self._ok, b"ACK", host, port, uuid.uuid4().hex[:12], answer, self._cseq))
+            self.answer = body_of(final)
+        return status
 
     async def hang_up(self) -> int:
         """Send BYE; its final status, 0 without one. Does nothing in a call that is over."""
@@ -150,14 +161,15 @@ class TelephoneCall(asyncio.DatagramProtocol):
     async def _invite(self, extra: bytes) -> bytes:
         self._cseq += 1
         host, port = self._name()
-        sdp = self._sdp()
+        sdp = b"" if self._line.hears_first else self.description()
         head = (
             f"INVITE {self._target} SIP/2.0\r\n"
             f"Via: SIP/2.0/UDP {host}:{port};branch=z9hG4bK{uuid.uuid4().hex[:12]};rport\r\n"
             f"Max-Forwards: 70\r\nFrom: <sip:{self._line.user}@{host}>;tag={self._id}\r\nTo: <{self._target}>\r\n"
             f"Call-ID: {self._id}@{host}\r\nCSeq: {self._cseq} INVITE\r\n"
             f"Contact: <sip:{self._line.user}@{host}:{port}>\r\n"
-            f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n"
+            + ("Content-Type: application/sdp\r\n" if sdp else "")
+            + f"Content-Length: {len(sdp)}\r\n"
         )
         final = await self._transact(head.encode() + extra + b"\r\n" + sdp)
         if (status_of(final) or 0) >= 300:
@@ -187,7 +199,8 @@ class TelephoneCall(asyncio.DatagramProtocol):
                     return reply
         return b""
 
-    def _sdp(self, direction: str = "sendrecv") -> bytes:
+    def description(self, direction: str = "sendrecv") -> bytes:
+        """Its side of the media (SDP)."""
         assert self._media is not None
         host, port = self._media.get_extra_info("sockname")[:2]
         host = self._line.media_host or host

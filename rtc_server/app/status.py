@@ -22,7 +22,7 @@ from rtc_server.errors import InvalidParameterError
 from rtc_server.media.node import MediaNode, NodeStatus
 from rtc_server.media.process import ProcessNode
 from rtc_server.paths import web_dir
-from rtc_server.sip.service import LegState
+from rtc_server.sip.states import LegState
 
 from .context import CONTEXT, AppContext
 from .health import first_reason, readiness
@@ -144,12 +144,15 @@ def _telephony(context: AppContext) -> Json | None:
     """Legs by state: those that are accepted already count as ringing until their call is there."""
     if context.telephony is None:
         return None
-    legs = context.telephony.num_legs()
+    legs, out = context.telephony.num_legs(), context.telephony.num_answered_out
     return {
         "ready": context.telephony.is_running,
         "ringing": legs[LegState.RINGING] + legs[LegState.ACCEPTING],
         "calling": legs[LegState.CALLING],
         "answered": legs[LegState.ANSWERED],
+        "answered_in": legs[LegState.ANSWERED] - out,
+        "answered_out": out,
+        "restarts": context.telephony.restarts,
     }
 
 

@@ -74,7 +74,17 @@ STATUS: Content = {
             "telephony": {
                 "anyOf": [
                     {"type": "null"},
-                    _object({"ready": {"type": "boolean"}, "ringing": COUNT, "calling": COUNT, "answered": COUNT}),
+                    _object(
+                        {
+                            "ready": {"type": "boolean"},
+                            "ringing": COUNT,
+                            "calling": COUNT,
+                            "answered": COUNT,
+                            "answered_in": COUNT,
+                            "answered_out": COUNT,
+                            "restarts": COUNT,
+                        }
+                    ),
                 ]
             },
             "nodes": {

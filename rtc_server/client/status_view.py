@@ -35,11 +35,24 @@ def status_view(document: dict[str, Any]) -> RenderableType:
         Text("ready", "green") if engine["ready"] else Text("not ready", "bold red"),
         f", {engine['restarts']} restarts",
     )
+    if document.get("telephony") is not None:
+        head.append_text(_telephony(document["telephony"]))
     parts: list[RenderableType] = [head, ""]
     for table in (_latency(document), _nodes(document), _calls(document)):
         if table.row_count:
             parts += [table, ""]
     return Group(*parts)
+
+
+def _telephony(telephony: dict[str, Any]) -> Text:
+    """Another line of the head."""
+    return Text.assemble(
+        "\ntelephone ",
+        Text("ready", "green") if telephony["ready"] else Text("not ready", "bold red"),
+        f": {int(telephony['ringing'])} ringing, {int(telephony['calling'])} being called, "
+        f"{int(telephony['answered_in'])} called in, {int(telephony['answered_out'])} called out, "
+        f"{int(telephony['restarts'])} restarts",
+    )
 
 
 def _table(*columns: str) -> Table:

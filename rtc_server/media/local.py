@@ -11,12 +11,11 @@ from rtc_server import logs
 from rtc_server.calls.call import Call
 from rtc_server.calls.early_media import read_early_media
 from rtc_server.calls.registry import CallRegistry
-from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
 from rtc_server.calls.snapshot_timer import SaveSnapshot
 from rtc_server.calls.turn_records import TurnRecord
 from rtc_server.codecs.opus import OpusOptions
 from rtc_server.config import Settings
-from rtc_server.errors import CallNotFoundError
+from rtc_server.errors import ApiError, CallNotFoundError
 from rtc_server.inference.client import EngineClient
 from rtc_server.network.sockets import MediaSockets
 from rtc_server.realtime.session import SessionConfig
@@ -42,6 +41,7 @@ from .node import (
     OfferRequest,
     OutgoingRequest,
 )
+from .offered import OfferedCall, follow
 
 ECHO_SAMPLE_RATE = 16_000  # what was received is sent: nothing above 8 kHz is in it
 KEPT_TURNS = 200  # of all calls together: minutes of a busy process, hours of a quiet one
@@ -86,10 +86,9 @@ class LocalNode:
         port_range = None if not webrtc.udp_port_range else (webrtc.udp_port_range[0], webrtc.udp_port_range[1])
         self._resources = MediaResources(MediaSockets(port=port, port_range=port_range), Pacer())
         self._transports: dict[str, WebRtcTransport] = {}
-        self._offered: dict[
-            str, tuple[WebRtcTransport, CallOptions]
-        ] = {}  # ringing; bounded by who dials, `sip.service`
+        self._offered: dict[str, OfferedCall] = {}  # ringing; bounded by who dials, `sip.service`
         self._tell_end = on_end
+        self._tasks = tasks
         self._listeners = Listeners(tasks, on_end)
         self._setups = asyncio.Semaphore(MAX_SETUPS)
 
@@ -100,7 +99,7 @@ class LocalNode:
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""
-        return call_id in self.registry or call_id in self._listeners
+        return call_id in self.registry or call_id in self._listeners or call_id in self._offered
 
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`. The slot is taken first and given back if anything goes wrong on the way."""
@@ -122,33 +121,37 @@ class LocalNode:
     async def offer(self, request: OutgoingRequest) -> str:
         """See `MediaNode`. It holds no slot while it rings."""
         self.registry.reserve().release()  # raises where there is none: why ring then
-        options = self._webrtc_options(request.host_addresses, self._settings.audio.sample_rate)
-        transport = WebRtcTransport(options, self._resources)
+        transport = WebRtcTransport(self._options(request), self._resources)
         try:
             async with self._setups:
                 sdp = await transport.offer()
         except BaseException:  # cancelled or failed: nobody else knows this transport yet
             await transport.close()
             raise
-        self._offered[request.call_id] = (transport, request.options)
+        self._offered[request.call_id] = OfferedCall(request, transport, lambda: self._forget(request.call_id))
         return sdp
 
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
         """See `MediaNode`."""
-        transport, options = self._offered.pop(call_id, (None, DEFAULT_OPTIONS))
-        if transport is None:
+        offered = self._offered.get(call_id)
+        if offered is None or offered.is_answered:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
+        offered.is_answered = True
+        transport = offered.transport
         try:
             slot = self.registry.reserve()
             try:
                 await transport.accept_answer(answer)
-                slot.start(transport, "conversation", options, call_id)
+                call = slot.start(transport, offered.request.kind, offered.request.options, call_id)
             finally:
                 slot.release()
-        except BaseException:  # nobody else knows this transport
-            await transport.close()
+        except BaseException as error:  # nobody else knows this transport
+            del self._offered[call_id]
+            await offered.close(error.code if isinstance(error, ApiError) else "internal_error")
             raise
+        del self._offered[call_id]
         self._transports[call_id] = transport
+        offered.begin(call)
         return call_id
 
     async def listen(self, request: ListenRequest) -> Answer:
@@ -175,22 +178,32 @@ class LocalNode:
         """The id of a new or running call, and the call's end of a channel to it. Raises like `open_channel`."""
         if request.call_id is None:
             return self._start(request, peer)
-        call = self.registry.get(request.call_id)
-        if not isinstance(call, Call):
-            raise CallNotFoundError("An echo test takes no events.")
         sideband = Sideband(peer, self._resources.pacer)
-        call.join(sideband)
-        sideband.attach(lambda data, now: call.on_sideband_message(sideband, data, now), lambda: call.leave(sideband))
-        return call.call_id, sideband
+        offered = self._offered.get(request.call_id)
+        if offered is not None:
+            offered.join(sideband)
+        else:
+            follow(self.registry.get(request.call_id), sideband)
+        return request.call_id, sideband
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
         transport = self._transport(call_id)
         was_held = transport.is_held
-        answer = await transport.renegotiate(offer)
-        if transport.is_held != was_held and call_id in self.registry:
-            await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
+        answer = await transport.renegotiate(offer, if_match)
+        await self._tell_hold(call_id, transport, was_held)
         return answer
+
+    async def reoffer(self, call_id: str) -> str:
+        """See `MediaNode`."""
+        return self._transport(call_id).reoffer()
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """See `MediaNode`."""
+        transport = self._transport(call_id)
+        was_held = transport.is_held
+        transport.reanswer(answer)
+        await self._tell_hold(call_id, transport, was_held)
 
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """See `MediaNode`."""
@@ -204,6 +217,9 @@ class LocalNode:
 
     async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
         """See `MediaNode`."""
+        if call_id in self._offered:
+            self._offered[call_id].tell(kind, fields)
+            return
         call = self.registry.get(call_id)
         if isinstance(call, Call):
             call.tell(kind, **fields)
@@ -216,8 +232,8 @@ class LocalNode:
         """See `MediaNode`."""
         if call_id in self._listeners:
             await self._listeners.hang_up(call_id)
-        elif call_id in self._offered:
-            await self._offered.pop(call_id)[0].close()
+        elif call_id in self._offered and not self._offered[call_id].is_answered:
+            await self._offered.pop(call_id).close("hangup")
         else:
             await self.registry.get(call_id).hang_up()
 
@@ -252,9 +268,9 @@ class LocalNode:
         """See `MediaNode`."""
         await self.registry.close(timeout_seconds)
         await self._listeners.close()
-        for transport, _ in self._offered.values():
-            await transport.close()
-        self._offered.clear()
+        for offered in [offered for offered in self._offered.values() if not offered.is_answered]:
+            del self._offered[offered.request.call_id]
+            await offered.close("shutdown")
         self._resources.close()
         if self._recordings is not None:
             await asyncio.to_thread(self._recordings.close)
@@ -268,6 +284,15 @@ class LocalNode:
             slot.release()
         return call.call_id, transport
 
+    def _forget(self, call_id: str) -> None:
+        """Signaling gave up while it asked for the offer, so that nobody will answer it or hang up."""
+        offered = self._offered.get(call_id)
+        if offered is not None and not offered.is_answered:
+            del self._offered[call_id]
+            self._tasks.create_task(offered.close("setup_timeout"), name=f"forget-{call_id}")
+            if self._tell_end is not None:
+                self._tell_end(call_id)
+
     def _on_end(self, call_id: str) -> None:
         self._transports.pop(call_id, None)
         self._listeners.end_of(call_id)
@@ -280,7 +305,11 @@ class LocalNode:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.")
         return transport
 
-    def _options(self, request: OfferRequest) -> WebRtcOptions:
+    async def _tell_hold(self, call_id: str, transport: WebRtcTransport, was_held: bool) -> None:
+        if transport.is_held != was_held and call_id in self.registry:
+            await self.tell(call_id, "rtc_server.call.held" if transport.is_held else "rtc_server.call.resumed", {})
+
+    def _options(self, request: OfferRequest | OutgoingRequest) -> WebRtcOptions:
         rate = ECHO_SAMPLE_RATE if request.kind == "echo" else self._settings.audio.sample_rate
         # Pipecat's clients name the channel as they like.
         return self._webrtc_options(request.host_addresses, rate, any_channel=request.options.dialect == "rtvi")

@@ -37,11 +37,12 @@ class OfferRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingRequest:
-    """A call that we make."""
+    """A call whose offer is ours: one that we make, or one that came in without an offer."""
 
     call_id: str
     host_addresses: tuple[str, ...]
     options: CallOptions = DEFAULT_OPTIONS
+    kind: CallKind = "conversation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +138,15 @@ class MediaNode(Protocol):
         """At this moment, as far as it is known here."""
 
     def carries(self, call_id: str) -> bool:
-        """The call goes on here, as far as it is known."""
+        """The call goes on here, as far as it is known; one that we have offered and nobody has answered yet too."""
 
     async def answer(self, request: OfferRequest) -> Answer:
         """Set a call up. Raises ServerFullError, NotReadyError, NetworkError or InvalidSdpError."""
 
     async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
         """Start a call over a WebSocket, or join one that runs. Raises ServerFullError or NotReadyError for a new call,
-        CallNotFoundError or SidebandLimitError for a sideband. Cancelled or failed, nothing is left behind."""
+        CallNotFoundError or SidebandLimitError for a sideband. One may also wait for a call that was offered to begin.
+        Cancelled or failed, nothing is left behind."""
 
     async def offer(self, request: OutgoingRequest) -> str:
         """Our SDP offer for a call that we make; `accept_answer` or `hang_up` next. Raises NotReadyError,
@@ -158,9 +160,18 @@ class MediaNode(Protocol):
         """Let a peer hear a call. Its id is used like a call's for what follows. Raises CallNotFoundError,
         ListenerError, NetworkError or InvalidSdpError."""
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
-        """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
-        CallNotFoundError or InvalidSdpError."""
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
+        """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it.
+        `if_match` is the tag of the ICE session that is meant; None or "*" is any. Raises CallNotFoundError,
+        PreconditionFailedError or InvalidSdpError."""
+
+    async def reoffer(self, call_id: str) -> str:
+        """Our offer for a running call whose peer asks for one; `reanswer` next, or nothing. Raises CallNotFoundError
+        or InvalidSdpError."""
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """The validated answer to it, which may put the call on hold, or take it off. Raises CallNotFoundError or
+        InvalidSdpError, and the call goes on as it was."""
 
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """A ringing call was accepted, with a session; None = the one that it has. Raises CallNotFoundError."""
@@ -169,7 +180,8 @@ class MediaNode(Protocol):
         """The peer of a call pressed a key that its signaling tells. Raises CallNotFoundError."""
 
     async def tell(self, call_id: str, kind: str, fields: Mapping[str, object]) -> None:
-        """Send an event of ours ("rtc_server.sip.state") to everybody who follows a call; an echo test has nobody.
+        """Send an event of ours ("rtc_server.sip.state") to everybody who follows a call, or waits for one that was
+        offered; an echo test has nobody.
         Raises CallNotFoundError."""
 
     async def update_ice(self, call_id: str, fragment: IceFragment, if_match: str | None) -> IceUpdate:

@@ -111,7 +111,7 @@ class ProcessNode:
 
     def carries(self, call_id: str) -> bool:
         """See `MediaNode`."""
-        return call_id in self._calls or call_id in self._listeners
+        return call_id in self._calls or call_id in self._listeners or call_id in self._offered
 
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`."""
@@ -151,11 +151,11 @@ class ProcessNode:
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
         """See `MediaNode`."""
         self._num_answering += 1
-        self._offered.discard(call_id)
         try:
             return str(await self._ask("accept_answer", call_id, answer, new_call=str))
         finally:
             self._num_answering -= 1
+            self._offered.discard(call_id)
 
     async def listen(self, request: ListenRequest) -> Answer:
         """See `MediaNode`."""
@@ -169,9 +169,17 @@ class ProcessNode:
         update: IceUpdate = await self._ask_about(call_id, "update_ice", fragment, if_match)
         return update
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
-        return str(await self._ask_about(call_id, "renegotiate", offer))
+        return str(await self._ask_about(call_id, "renegotiate", offer, if_match))
+
+    async def reoffer(self, call_id: str) -> str:
+        """See `MediaNode`."""
+        return str(await self._ask_about(call_id, "reoffer"))
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """See `MediaNode`."""
+        await self._ask_about(call_id, "reanswer", answer)
 
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """See `MediaNode`."""
@@ -389,6 +397,7 @@ class ProcessNode:
                 if is_ready:
                     self._ready.set()
                 self._calls.difference_update(ended)
+                self._offered.difference_update(ended)
                 self._listeners.difference_update(ended)
                 self._tell_ended(ended)
 

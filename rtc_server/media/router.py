@@ -132,9 +132,17 @@ class MediaRouter:
         node = self._where.get(call_id)
         return node is not None and node.carries(call_id)
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
-        return await self._node(call_id).renegotiate(call_id, offer)
+        return await self._node(call_id).renegotiate(call_id, offer, if_match)
+
+    async def reoffer(self, call_id: str) -> str:
+        """See `MediaNode`."""
+        return await self._node(call_id).reoffer(call_id)
+
+    async def reanswer(self, call_id: str, answer: Offer) -> None:
+        """See `MediaNode`."""
+        await self._node(call_id).reanswer(call_id, answer)
 
     async def begin(self, call_id: str, session: SessionConfig | None) -> None:
         """See `MediaNode`."""

@@ -52,6 +52,8 @@ METHODS = frozenset(
         "accept_answer",
         "listen",
         "renegotiate",
+        "reoffer",
+        "reanswer",
         "press",
         "begin",
         "tell",

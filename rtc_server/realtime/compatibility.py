@@ -100,7 +100,9 @@ SERVER_EVENTS: dict[str, Support] = {
     "rtc_server.turn.metrics": Support("ours", "where each millisecond between question and answer went"),
     "rtc_server.call.held": Support("ours", "the peer put the call on hold; the reply waits"),
     "rtc_server.call.resumed": Support("ours", "it took the call off hold; the reply goes on"),
-    "rtc_server.sip.state": Support("ours", "what became of a transfer, with its SIP status: see sip.md"),
+    "rtc_server.sip.state": Support(
+        "ours", "how a call that is made, or a transfer, gets on, with its SIP status: see sip.md"
+    ),
     "rtc_server.server.draining": Support("ours", "the server ends in `seconds_left`; connect to another one"),
 }
 

@@ -138,6 +138,8 @@ class Leg:
         self._keepalive: Any = None
         self._num_missed = 0
         self._allows_update = False
+        self.is_offering = False
+        """The INVITE that waits, or whose 200 waits for its ACK, has no description: our offer is in the 200."""
         self._invite_key: tuple[str, str | None, int] | None = None
         self.ua = self._make_ua()
 
@@ -149,6 +151,7 @@ class Leg:
         if refusal is not None:
             return refusal
         self._allows_update = self._has_update(request)
+        self.is_offering = request.getBody() is None
         self._invite_key = _invite_key(request)
         self._headers = _public_headers(request)
         return None
@@ -175,7 +178,7 @@ class Leg:
         self.ua.recvEvent(CCEventRing((code, reason_phrase(code), None if sdp is None else _body(sdp))))
 
     def accept(self, sdp: str) -> None:
-        """200 to the INVITE, or to the re-INVITE that waits."""
+        """200 to the INVITE, or to the re-INVITE that waits, with our answer, or our offer where we are to offer."""
         self.ua.recvEvent(CCEventConnect((200, "OK", _body(sdp))))
         if not self.is_answered:
             self.is_answered = True
@@ -188,6 +191,7 @@ class Leg:
         if retry_after is not None:
             event.extra_headers = (header("Retry-After", str(retry_after)),)
         self.ua.recvEvent(event)
+        self.is_offering = False
 
     def hang_up(self, reason: str) -> None:
         """Whatever it is in."""
@@ -224,12 +228,13 @@ class Leg:
         if method == "INVITE":
             if not self.is_answered:
                 return None
-            if request.getBody() is None:
-                return request.genResponse(488, reason_phrase(488))  # we would have to offer; see sip-edge.md
-            if request.getBody().getType() != "application/sdp":
-                return request.genResponse(415, "Unsupported Media Type")
-            if not is_text(request.getBody()):
-                return request.genResponse(488, reason_phrase(488))
+            if self.is_offering:
+                return request.genResponse(491, reason_phrase(491))  # RFC 3261 section 14.2: our offer is not answered
+            if request.getBody() is not None:
+                if request.getBody().getType() != "application/sdp":
+                    return request.genResponse(415, "Unsupported Media Type")
+                if not is_text(request.getBody()):
+                    return request.genResponse(488, reason_phrase(488))
             return self._refreshed_by(request)
         if method == "UPDATE":
             refusal = self._refreshed_by(request)
@@ -252,6 +257,11 @@ class Leg:
         if method in ("BYE", "ACK", "CANCEL"):
             return None
         return request.genResponse(501, "Not Implemented")
+
+    def on_request_for_offer(self) -> None:
+        """A re-INVITE without a description, which `on_request` has let pass."""
+        self.is_offering = True
+        self._owner.tell(messages.Changed(self.call_id, None))
 
     def on_response(self, response: Any) -> None:
         """To our INVITE, before sippy looks at it."""
@@ -285,7 +295,8 @@ class Leg:
             return
         match event:
             case CCEventTry():
-                self._owner.tell(messages.Incoming(self.call_id, self._headers, text(event.getData()[3])))
+                sdp = None if self.is_offering else text(event.getData()[3])
+                self._owner.tell(messages.Incoming(self.call_id, self._headers, sdp))
             case CCEventUpdate():
                 self._owner.tell(messages.Changed(self.call_id, text(event.getData())))
             case CCEventRing() if self._is_ours:
@@ -299,6 +310,13 @@ class Leg:
                 self._owner.tell(messages.Answered(self.call_id, None if body is None else text(body)))
                 self._arm()
                 self._ask_later()
+            case CCEventConnect() if self.is_offering:
+                self.is_offering = False
+                body = event.getData()[2]
+                is_answer = body is not None and body.getType() == "application/sdp" and is_text(body)
+                self._owner.tell(messages.Answered(self.call_id, text(body) if is_answer else None))
+                # sippy answers an offer that it has seen before with what it sent last, and that was an offer.
+                self.ua.rSDP = None
             case CCEventFail() | CCEventRedirect():
                 self._end("refused", int(event.getData()[0]))
             case CCEventDisconnect():
@@ -465,7 +483,19 @@ class _Dialog(UA):  # type: ignore[misc]
             if response is not None:
                 self.rCSeq = number
                 return (response, None, None)
+            is_invite = req.getMethod() == "INVITE"
+            if is_invite and req.getBody() is None and isinstance(self.state, self.UaStateConnected):
+                self.rCSeq = number
+                return self._be_asked_to_offer(req)
         return super().recvRequest(req, sip_t)
+
+    def _be_asked_to_offer(self, req: Any) -> Any:
+        """A re-INVITE without a description: sippy would take it for hold."""
+        self.uasResp = req.genResponse(100, "Trying", server=self.local_ua)
+        self.global_config["_sip_tm"].sendResponse(self.uasResp)
+        self.changeState((self.UasStateUpdating,))
+        self.leg.on_request_for_offer()
+        return (None, self.state.cancel, self.disconnect)
 
     def recvResponse(self, resp: Any, tr: Any) -> None:
         """See `UA`."""
@@ -483,6 +513,7 @@ class _Dialog(UA):  # type: ignore[misc]
     ) -> None:
         """See `UA`."""
         headers = (*(extra_headers or ()), *self.leg.response_headers(scode))
+        ack_wait = ack_wait or (self.leg.is_offering and 200 <= scode < 300)
         super().sendUasResponse(scode, reason, body, contacts, headers or None, ack_wait)
 
 

@@ -32,6 +32,7 @@ class Accept:
     kind: ClassVar[str] = "accept"
     call_id: str
     sdp: str
+    """Our answer; our offer where there was none to answer, and then its answer comes as `Answered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ class Incoming:
     kind: ClassVar[str] = "incoming"
     call_id: str
     headers: tuple[tuple[str, str], ...]
-    sdp: str
+    sdp: str | None
+    """None: we are to offer, in the 200 (RFC 3261 section 13.2.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class Changed:
 
     kind: ClassVar[str] = "changed"
     call_id: str
-    sdp: str
+    sdp: str | None
+    """None: we are to offer, in the 200 (RFC 3261 section 14.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Our INVITE was accepted; `sdp` is None where the answer came before, with a provisional response."""
+    """Our offer was. Our INVITE was accepted: `sdp` is None where the answer came before, with a provisional response.
+    Or the ACK of a 200 with our offer came: None where it has no answer."""
 
     kind: ClassVar[str] = "answered"
     call_id: str

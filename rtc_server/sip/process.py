@@ -60,6 +60,8 @@ class SipAdapter:
         self._listening: asyncio.Future[int] | None = None
         self._closing = asyncio.Event()
         self._is_ready = False
+        self.restarts = 0
+        """How often it was lost and started again."""
         self.port = settings.port
         """That it listens on."""
 
@@ -118,6 +120,7 @@ class SipAdapter:
                 return
             if loop.time() - started >= STABLE_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
+            self.restarts += 1
             log.error("the SIP adapter is lost, restarting", extra={"backoff_seconds": backoff})
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), backoff)

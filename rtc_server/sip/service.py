@@ -11,10 +11,9 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rtc_server import metrics
 from rtc_server.calls.sessions import DEFAULT_OPTIONS, CallOptions
@@ -44,6 +43,7 @@ from . import messages
 from .addresses import host_of, is_allowed, parse_address, request_uri
 from .base import IncomingCall, OnIncoming
 from .process import SipAdapter
+from .states import LegRecord, LegState, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -58,51 +58,6 @@ MAX_CALLING = (
 KEPT_OUTCOMES = 1_000  # of calls that were made; the oldest are forgotten
 STATE_EVENT = "rtc_server.sip.state"
 NOT_ACCEPTABLE, UNAVAILABLE, NO_ANSWER = 488, 503, 480
-
-
-class LegState(Enum):
-    """Of a leg that is not over."""
-
-    RINGING = "ringing"
-    """Came in; waits for `accept` or `reject`."""
-    ACCEPTING = "accepting"
-    """Its call is being made."""
-    ANSWERED = "answered"
-    CALLING = "calling"
-    """Is made by us; not answered yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a call that was made."""
-
-    state: Literal["ringing", "answered", "failed"]
-    status_code: int | None = None
-    """A SIP status, of one that failed for a reason of the peer's: 486 busy, 408 nobody answered."""
-
-
-@dataclass(slots=True)
-class _Leg:
-    call_id: str
-    offer: Offer | None
-    """None: we call."""
-    to_user: str
-    state: LegState = LegState.RINGING
-    ring_timer: asyncio.TimerHandle | None = None
-    early_answer: str | None = None
-    """With it media flows before the call is answered."""
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Offers within a call are answered one after the other."""
-
-    @property
-    def has_media(self) -> bool:
-        """A node knows the call."""
-        return self.state in (LegState.ANSWERED, LegState.CALLING) or self.early_answer is not None
-
-    def stop_ringing(self) -> None:
-        if self.ring_timer is not None:
-            self.ring_timer.cancel()
-            self.ring_timer = None
 
 
 class SipService:
@@ -123,7 +78,7 @@ class SipService:
         self._tasks = tasks
         self._is_ready = is_ready
         self._on_incoming = on_incoming
-        self._legs: dict[str, _Leg] = {}
+        self._legs: dict[str, LegRecord] = {}
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
         self._adapter = SipAdapter(settings.sip, settings.server.max_calls, self._on_notice, self._on_lost)
         self._is_closed = False
@@ -137,6 +92,16 @@ class SipService:
     def port(self) -> int:
         """UDP port of the adapter."""
         return self._adapter.port
+
+    @property
+    def restarts(self) -> int:
+        """How often the adapter was lost and started again."""
+        return self._adapter.restarts
+
+    @property
+    def num_answered_out(self) -> int:
+        """Answered calls that we made."""
+        return sum(leg.is_outgoing and leg.state is LegState.ANSWERED for leg in self._legs.values())
 
     def num_legs(self) -> dict[LegState, int]:
         """How many legs are in each state."""
@@ -184,10 +149,13 @@ class SipService:
         options = DEFAULT_OPTIONS if session is None else CallOptions(session)
         try:
             sdp = leg.early_answer
-            if sdp is None:
-                sdp = (await self._router.answer(self._request(leg, options), Caller(OWNER))).sdp
-            else:
+            if sdp is not None:
                 await self._router.begin(call_id, session)
+            elif leg.offer is not None:
+                sdp = (await self._router.answer(self._request(leg, leg.offer, options), Caller(OWNER))).sdp
+            else:
+                sdp = await self._router.offer(self._outgoing(leg, options), Caller(OWNER))
+                leg.is_offered = True  # its call begins with the ACK
         except ApiError as error:
             self._refuse(leg, error)
             raise
@@ -226,6 +194,7 @@ class SipService:
         self._end(leg, messages.HangUp(call_id, "hangup"))
         if leg.state is LegState.CALLING:
             self._conclude(call_id, Outcome("failed", 487))
+            await self._tell_state(call_id, "failed", 487)
         if leg.has_media:
             with suppress(CallNotFoundError):
                 await self._router.hang_up(call_id)
@@ -249,13 +218,13 @@ class SipService:
             raise ServerFullError(f"{MAX_CALLING} telephones ring already; try again in a moment.", retry_after=5)
         call_id = f"rtc_{secrets.token_urlsafe(15)}"
         password = self._password() if sip.trunk_user else ""
-        self._legs[call_id] = _Leg(call_id, None, "", LegState.CALLING)
+        leg = self._legs[call_id] = LegRecord(call_id, None, "", LegState.CALLING, is_outgoing=True)
         try:
-            options = replace(options, is_telephone=True)
-            sdp = await self._router.offer(OutgoingRequest(call_id, self._addresses, options), caller)
+            sdp = await self._router.offer(self._outgoing(leg, options), caller)
         except BaseException:  # refused, or nobody waits any more: nothing was sent yet
             self._legs.pop(call_id, None)
             raise
+        await self._tell_state(call_id, "ringing", 100)
         name = sip.caller_id or "rtc-server"
         domain = host_of(sip.trunk or sip.proxy)
         self._outcomes[call_id] = Outcome("ringing")
@@ -293,14 +262,14 @@ class SipService:
         match notice:
             case messages.Incoming():
                 self._start(self._take(notice), notice.call_id)
-            case messages.Progress(call_id, sdp=sdp):
+            case messages.Progress(call_id, status_code, sdp):
                 leg = self._legs.get(call_id)
-                if leg is not None and sdp is not None:
-                    leg.early_answer = sdp  # some send it once, before anybody has answered
+                if leg is not None:
+                    self._ring_there(leg, status_code, sdp)
             case messages.Answered(call_id, sdp):
                 leg = self._legs.get(call_id)
                 if leg is not None:
-                    self._start(self._answered(leg, sdp or leg.early_answer), call_id)
+                    self._start(self._offer_answered(leg, sdp or leg.early_answer), call_id)
             case messages.Changed(call_id, sdp):
                 leg = self._legs.get(call_id)
                 if leg is not None:
@@ -328,14 +297,18 @@ class SipService:
     async def _take(self, incoming: messages.Incoming) -> None:
         call_id = incoming.call_id
         try:
-            offer = validate_offer(incoming.sdp.encode(), allow_loopback=True)
+            offer = (
+                None
+                if incoming.sdp is None
+                else validate_offer(incoming.sdp.encode(), allow_loopback=True, is_telephone=True)
+            )
         except ApiError as error:
             metrics.SIP_CALLS.labels("in", "refused").inc()
             self._adapter.send(_refusal(call_id, error))
             return
         headers = tuple((_shown(name), value) for name, value in incoming.headers)
         to_user = _user_of(dict(headers).get("To", ""))
-        leg = self._legs[call_id] = _Leg(call_id, offer, to_user)
+        leg = self._legs[call_id] = LegRecord(call_id, offer, to_user)
         if self._on_incoming is None:
             with suppress(ApiError):  # the caller was told
                 await self.accept(call_id, None)
@@ -350,13 +323,13 @@ class SipService:
             if self._legs.get(call_id) is leg and leg.state is LegState.RINGING:
                 self._refuse(leg, error)
 
-    async def _ring(self, leg: _Leg) -> bool:
+    async def _ring(self, leg: LegRecord) -> bool:
         """180; where there is something to be heard before the call is accepted, 183 and its media. False when the call
         was refused."""
-        if not self._settings.sip.early_media or self._is_echo(leg):
+        if leg.offer is None or not self._settings.sip.early_media or self._is_echo(leg):
             self._adapter.send(messages.Ring(leg.call_id))
             return True
-        request = replace(self._request(leg, DEFAULT_OPTIONS), is_ringing=True)
+        request = replace(self._request(leg, leg.offer, DEFAULT_OPTIONS), is_ringing=True)
         try:
             answer = await self._router.answer(request, Caller(OWNER))
         except ApiError as error:
@@ -369,18 +342,32 @@ class SipService:
         self._adapter.send(messages.Ring(leg.call_id, answer.sdp))
         return True
 
-    def _is_echo(self, leg: _Leg) -> bool:
+    def _is_echo(self, leg: LegRecord) -> bool:
         return leg.to_user == ECHO_USER and self._settings.server.echo_test
 
-    async def _answered(self, leg: _Leg, sdp: str | None) -> None:
-        """Our call was answered."""
+    def _ring_there(self, leg: LegRecord, status_code: int, sdp: str | None) -> None:
+        if sdp is not None:
+            leg.early_answer = sdp  # some send it once, before anybody has answered
+        if leg.state is LegState.CALLING and status_code not in leg.progress:
+            leg.progress.add(status_code)
+            self._start(self._tell_state(leg.call_id, "ringing", status_code), leg.call_id)
+
+    async def _offer_answered(self, leg: LegRecord, sdp: str | None) -> None:
+        if leg.is_reoffered:
+            await self._reoffer_answered(leg, sdp)
+        elif leg.is_offered or leg.state is LegState.CALLING:
+            await self._answered(leg, sdp)
+
+    async def _answered(self, leg: LegRecord, sdp: str | None) -> None:
+        """Our call was answered, or a call that came in without an offer has answered ours."""
         call_id = leg.call_id
         try:
             if sdp is None:
                 raise InvalidSdpError("The answer has no description.")
-            answer = validate_offer(sdp.encode(), allow_loopback=True, purpose="answer")
+            answer = validate_offer(sdp.encode(), allow_loopback=True, is_telephone=True, purpose="answer")
             await self._router.accept_answer(call_id, answer)
         except ApiError as error:
+            leg.is_offered = False
             log.warning("a telephone call cannot be carried", extra={"call_id": call_id, "code": error.code})
             self._conclude(call_id, Outcome("failed"))
             self._end(leg, messages.HangUp(call_id, error.code))
@@ -389,32 +376,53 @@ class SipService:
         if self._legs.get(call_id) is not leg:  # hung up meanwhile
             await self._hang_up_media(call_id)
             return
+        leg.is_offered = False
+        if not leg.is_outgoing:
+            return
         leg.state = LegState.ANSWERED
         self._conclude(call_id, Outcome("answered"))
+        await self._tell_state(call_id, "answered", 200)
         log.info("telephone call answered", extra={"call_id": call_id})
 
     def _conclude(self, call_id: str, outcome: Outcome) -> None:
         if call_id in self._outcomes:
             self._outcomes[call_id] = outcome
 
-    def _not_answered(self, leg: _Leg) -> None:
+    def _not_answered(self, leg: LegRecord) -> None:
         leg.ring_timer = None
         if self._legs.get(leg.call_id) is leg and leg.state is LegState.RINGING:
             metrics.SIP_CALLS.labels("in", "not_answered").inc()
             self._end(leg, messages.Refuse(leg.call_id, NO_ANSWER), result=None)
 
-    async def _change(self, leg: _Leg, sdp: str) -> None:
-        """Hold, resume, or the peer's media moved."""
+    async def _change(self, leg: LegRecord, sdp: str | None) -> None:
+        """Hold, resume, or the peer's media moved; or the peer wants an offer, to do the same with its answer."""
         async with leg.changing:
             if leg.state is not LegState.ANSWERED or self._legs.get(leg.call_id) is not leg:
                 return
             try:
-                offer = validate_offer(sdp.encode(), allow_loopback=True, purpose="change")
-                answer = await self._router.renegotiate(leg.call_id, offer)
+                if sdp is None:
+                    ours = await self._router.reoffer(leg.call_id)
+                    leg.is_reoffered = True
+                else:
+                    offer = validate_offer(sdp.encode(), allow_loopback=True, is_telephone=True, purpose="change")
+                    ours = await self._router.renegotiate(leg.call_id, offer)
             except ApiError as error:
                 self._adapter.send(_refusal(leg.call_id, error))
             else:
-                self._adapter.send(messages.Accept(leg.call_id, answer))
+                self._adapter.send(messages.Accept(leg.call_id, ours))
+
+    async def _reoffer_answered(self, leg: LegRecord, sdp: str | None) -> None:
+        """The ACK of an offer of ours within the call. Without an answer that can be used it goes on as it was."""
+        async with leg.changing:
+            leg.is_reoffered = False
+            if sdp is None:
+                return
+            try:
+                answer = validate_offer(sdp.encode(), allow_loopback=True, is_telephone=True, purpose="answer")
+                await self._router.reanswer(leg.call_id, answer)
+            except ApiError as error:
+                extra = {"call_id": leg.call_id, "code": error.code}
+                log.warning("the answer to an offer within a telephone call cannot be used", extra=extra)
 
     def _over(self, call_id: str, reason: str, status_code: int | None) -> None:
         leg = self._legs.get(call_id)
@@ -423,27 +431,40 @@ class SipService:
         self._forget(leg)
         if leg.state is LegState.RINGING:
             metrics.SIP_CALLS.labels("in", "cancelled").inc()
+        log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
         if leg.state is LegState.CALLING:
             metrics.SIP_CALLS.labels("out", "not_answered" if status_code == 408 else "refused").inc()
             self._conclude(call_id, Outcome("failed", status_code))
-        log.info("telephone call over", extra={"call_id": call_id, "reason": reason})
-        if leg.has_media:
+            self._start(self._fail(call_id, status_code), call_id)
+        elif leg.has_media:
             self._start(self._hang_up_media(call_id), call_id)
 
     async def _press(self, call_id: str, digit: str) -> None:
         with suppress(ApiError):  # over meanwhile
             await self._router.press(call_id, digit)
 
+    async def _fail(self, call_id: str, status_code: int | None) -> None:
+        """A call that we made was not answered."""
+        await self._tell_state(call_id, "failed", status_code)
+        await self._hang_up_media(call_id)
+
+    async def _tell_state(self, call_id: str, state: str, status_code: int | None) -> None:
+        """`rtc_server.sip.state`, to everybody who follows the call."""
+        fields: dict[str, object] = {"state": state}
+        if status_code is not None:
+            fields["status_code"] = status_code
+        with suppress(ApiError):  # over meanwhile
+            await self._router.tell(call_id, STATE_EVENT, fields)
+
     async def _hang_up_media(self, call_id: str) -> None:
         with suppress(ApiError):  # it ended by itself, or its worker did
             await self._router.hang_up(call_id)
 
-    async def _follow_transfer(self, leg: _Leg, status_code: int) -> None:
+    async def _follow_transfer(self, leg: LegRecord, status_code: int) -> None:
         """What the peer says of the call that it was asked to make (RFC 3515), as an event."""
         call_id = leg.call_id
         state = "transferring" if status_code < 200 else "transferred" if status_code < 300 else "transfer_failed"
-        with suppress(ApiError):  # over meanwhile
-            await self._router.tell(call_id, STATE_EVENT, {"state": state, "status_code": status_code})
+        await self._tell_state(call_id, state, status_code)
         if state == "transferred" and self._legs.get(call_id) is leg:  # the peer has somebody else now
             self._end(leg, messages.HangUp(call_id, "transferred"))
             await self._hang_up_media(call_id)
@@ -479,28 +500,32 @@ class SipService:
                 "The operator's settings for the trunk cannot be used; see the server's log."
             ) from error
 
-    def _request(self, leg: _Leg, options: CallOptions) -> OfferRequest:
-        assert leg.offer is not None, "it came in"
-        kind: CallKind = "echo" if self._is_echo(leg) else "conversation"
+    def _request(self, leg: LegRecord, offer: Offer, options: CallOptions) -> OfferRequest:
         options = replace(options, is_telephone=True)
-        return OfferRequest(leg.offer, self._addresses, kind, options, call_id=leg.call_id)
+        return OfferRequest(offer, self._addresses, self._kind(leg), options, call_id=leg.call_id)
 
-    def _leg(self, call_id: str) -> _Leg:
+    def _outgoing(self, leg: LegRecord, options: CallOptions) -> OutgoingRequest:
+        return OutgoingRequest(leg.call_id, self._addresses, replace(options, is_telephone=True), self._kind(leg))
+
+    def _kind(self, leg: LegRecord) -> CallKind:
+        return "echo" if self._is_echo(leg) else "conversation"
+
+    def _leg(self, call_id: str) -> LegRecord:
         try:
             return self._legs[call_id]
         except KeyError:
             raise CallNotFoundError(f"There is no call '{call_id[:64]}'.") from None
 
-    def _ringing(self, call_id: str) -> _Leg:
+    def _ringing(self, call_id: str) -> LegRecord:
         leg = self._leg(call_id)
         if leg.state is not LegState.RINGING:
             raise CallNotRingingError("This call does not ring any more; it was answered.")
         return leg
 
-    def _refuse(self, leg: _Leg, error: ApiError) -> None:
+    def _refuse(self, leg: LegRecord, error: ApiError) -> None:
         self._end(leg, _refusal(leg.call_id, error))
 
-    def _end(self, leg: _Leg, last: messages.Command, *, result: str | None = "refused") -> None:
+    def _end(self, leg: LegRecord, last: messages.Command, *, result: str | None = "refused") -> None:
         """The leg is forgotten, and the peer told."""
         if self._legs.get(leg.call_id) is leg:
             if result is not None and leg.state is not LegState.ANSWERED:
@@ -511,11 +536,11 @@ class SipService:
             if leg.early_answer is not None and leg.state in (LegState.RINGING, LegState.ACCEPTING):
                 self._start(self._hang_up_media(leg.call_id), leg.call_id)
 
-    def _forget(self, leg: _Leg) -> None:
+    def _forget(self, leg: LegRecord) -> None:
         leg.stop_ringing()
         self._legs.pop(leg.call_id, None)
         if leg.state is LegState.ANSWERED:
-            metrics.SIP_CALLS.labels("in" if leg.offer is not None else "out", "answered").inc()
+            metrics.SIP_CALLS.labels("out" if leg.is_outgoing else "in", "answered").inc()
 
 
 def _refusal(call_id: str, error: ApiError) -> messages.Refuse:

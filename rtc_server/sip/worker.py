@@ -207,14 +207,14 @@ class Adapter:
         body = request.getBody()
         if request.countHFs("contact") == 0:
             return (request.genResponse(400, "No Contact"), None, None)
-        if body is None:
-            return (request.genResponse(488, "Not Acceptable Here"), None, None)  # we answer offers; see sip-edge.md
-        if body.getType() != "application/sdp":
-            return (self._refused(request, 415, "Unsupported Media Type", ("Accept", "application/sdp")), None, None)
-        if not is_text(body):
-            return (request.genResponse(488, "Not Acceptable Here"), None, None)
-        if len(str(body)) > MAX_BODY_CHARS:
-            return (request.genResponse(413, "Request Entity Too Large"), None, None)
+        if body is not None:  # else we are to offer
+            if body.getType() != "application/sdp":
+                refusal = self._refused(request, 415, "Unsupported Media Type", ("Accept", "application/sdp"))
+                return (refusal, None, None)
+            if not is_text(body):
+                return (request.genResponse(488, "Not Acceptable Here"), None, None)
+            if len(str(body)) > MAX_BODY_CHARS:
+                return (request.genResponse(413, "Request Entity Too Large"), None, None)
         if not self._is_ready or len(self._legs) >= self._max_legs:
             wait = ("Retry-After", str(RETRY_AFTER_SECONDS))
             return (self._refused(request, 503, "Service Unavailable", wait), None, None)

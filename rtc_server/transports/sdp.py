@@ -75,21 +75,26 @@ class Offer:
     """M-sections that the answer must have too, in order."""
     bundle: tuple[str, ...] = ()
     """The offered BUNDLE group, in order."""
+    is_telephone: bool = False
+    """What it takes and sends may change within the call, from nothing to something too."""
+    has_no_address: bool = False
+    """A telephone's voice is to go to 0.0.0.0: on hold, in the manner of RFC 2543 (RFC 3264 section 8.4)."""
 
     @property
     def sends_audio(self) -> bool:
         """The peer will send its voice."""
-        return direction(self.audio_lines) in ("sendrecv", "sendonly")
+        return self.direction in ("sendrecv", "sendonly")
 
     @property
     def direction(self) -> str:
         """Of the voice, as the peer offers it: "sendrecv", "sendonly", "recvonly" or "inactive"."""
-        return direction(self.audio_lines)
+        offered = direction(self.audio_lines)
+        return NOT_TAKEN[offered] if self.has_no_address else offered
 
     @property
     def takes_audio(self) -> bool:
         """The peer wants to hear."""
-        return direction(self.audio_lines) in ("sendrecv", "recvonly")
+        return self.direction in ("sendrecv", "recvonly")
 
 
 def direction(section: tuple[str, ...] | list[str]) -> str:
@@ -97,6 +102,9 @@ def direction(section: tuple[str, ...] | list[str]) -> str:
     names = ("sendrecv", "sendonly", "recvonly", "inactive")
     return next((line[2:] for line in reversed(section) if line.startswith("a=") and line[2:] in names), "sendrecv")
 
+
+NOT_TAKEN = {"sendrecv": "sendonly", "sendonly": "sendonly", "recvonly": "inactive", "inactive": "inactive"}
+"""Direction of an offer -> what is left of it where nothing may be sent to the peer."""
 
 ANSWERED_WITH = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
 """Direction of an offer -> of our answer (RFC 3264 section 6.1)."""
@@ -110,8 +118,17 @@ def redirected(sdp: str, wanted: str) -> str:
     return head + separator + "\r\n".join(lines) + other + rest
 
 
-def validate_offer(body: bytes, *, allow_loopback: bool = False, purpose: Purpose = "call") -> Offer:
+def ice_tag_of(answer: str) -> str:
+    """The tag of the ICE session in an answer of ours: our user name, as `WebRtcTransport.ice_tag` has it."""
+    return answer.partition("a=ice-ufrag:")[2].partition("\r\n")[0]
+
+
+def validate_offer(
+    body: bytes, *, allow_loopback: bool = False, purpose: Purpose = "call", is_telephone: bool = False
+) -> Offer:
     """Read a raw SDP offer. Raises InvalidSdpError (a sentence saying what is wrong) or SdpTooLargeError.
+    `is_telephone`: it came over SIP, where 0.0.0.0 means hold; with port 9 it means that candidates follow, as to
+    everybody (RFC 8840 section 4.1.1).
 
     Candidates that name hosts, mDNS names, TCP, loopback (unless `allow_loopback`), link-local, multicast or
     unspecified addresses are dropped, not refused: browsers send them as a matter of course."""
@@ -127,7 +144,7 @@ def validate_offer(body: bytes, *, allow_loopback: bool = False, purpose: Purpos
     check_lines(lines, "SDP offer")
     session, sections = split(lines)
     active = [section for section in sections if not _is_rejected(section)]
-    _check_media(sections, active, purpose)
+    _check_media(sections, active, "change" if is_telephone and purpose == "call" else purpose)
     bundle = _check_bundle(session, active)
     candidates = _take_candidates(session, active, bundle, allow_loopback=allow_loopback)
     used = [section for section in active if not section[0].startswith("m=video")]
@@ -167,6 +184,8 @@ def validate_offer(body: bytes, *, allow_loopback: bool = False, purpose: Purpos
         mids=tuple(_mid(section) for section in sections),
         unused=tuple(unused),
         bundle=tuple(bundle),
+        is_telephone=is_telephone,
+        has_no_address=is_telephone and _has_no_address(session, audio),
     )
 
 
@@ -256,6 +275,13 @@ def _check_connection(line: str) -> None:
     fields = line[2:].split(" ")
     if len(fields) != 3 or fields[0] != "IN" or fields[1] not in ("IP4", "IP6"):
         raise InvalidSdpError("A c-line of the SDP offer is malformed.")
+
+
+def _has_no_address(session: list[str], audio: list[str]) -> bool:
+    lines = [line for line in audio if line.startswith("c=")] or [line for line in session if line.startswith("c=")]
+    if not lines or audio[0].split(" ")[1] == "9":
+        return False
+    return lines[0].rsplit(" ", 1)[1].partition("/")[0] in ("0.0.0.0", "::")
 
 
 def _values(session: list[str], section: list[str], name: str) -> list[str]:

@@ -169,14 +169,14 @@ class WebRtcTransport:
         negotiated = negotiate(offer.audio_lines)
         if negotiated is None:
             raise InvalidSdpError("The offer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
-        stream = self._stream = self._make_stream(negotiated, is_heard=offer.takes_audio)
+        stream = self._stream = self._make_stream(negotiated, is_heard=offer.takes_audio or offer.is_telephone)
         options = self._options
         ice = IceOptions(
             self._resources.sockets, self._path, options.host_addresses, options.external_addresses, options.is_lite
         )
         with media_of(stream, stream), ice_of(ice):
             with _understood():
-                await self._pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+                await self._pc.setRemoteDescription(RTCSessionDescription(_both_ways(offer), "offer"))
             guard_data_channel(self._pc)
             codecs = [_codec(f, negotiated, options.use_dtx) for f in negotiated.formats]
             for transceiver in self._pc.getTransceivers():
@@ -195,6 +195,8 @@ class WebRtcTransport:
         self._answer = with_unused(str(self._pc.localDescription.sdp), offer)
         if options.is_lite:
             self._answer = self._answer.replace("\r\nm=", "\r\na=ice-lite\r\nm=", 1)
+        if offer.is_telephone and not offer.takes_audio:
+            self._redirect(offer)
         return self._answer
 
     @property
@@ -220,9 +222,9 @@ class WebRtcTransport:
         negotiated = negotiate(answer.audio_lines)
         if negotiated is None:
             raise InvalidSdpError("The answer has no audio codec that this server speaks: Opus, G722, PCMU or PCMA.")
-        stream = self._stream = self._late.stream = self._make_stream(negotiated, is_heard=True)
+        self._stream = self._late.stream = self._make_stream(negotiated, is_heard=True)
         with _understood():
-            await self._pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+            await self._pc.setRemoteDescription(RTCSessionDescription(_both_ways(answer), "answer"))
         transceiver = self._pc.getTransceivers()[0]
         set_codecs(transceiver, [_codec(f, negotiated, self._options.use_dtx) for f in negotiated.formats])
         self._ice = RestartableIce(transceiver.receiver.transport.transport)
@@ -233,30 +235,48 @@ class WebRtcTransport:
         ours = with_formats(str(self._pc.localDescription.sdp), negotiated.formats)
         self._answer = ours.replace("a=setup:actpass", f"a=setup:{role}")
         if not answer.takes_audio:
-            self._is_held = True
-            stream.hold(True)
+            self._redirect(answer)
         loop = asyncio.get_running_loop()
         self._setup_timer = loop.call_later(self._options.setup_timeout_seconds, self._end, "setup_timeout")
 
-    async def renegotiate(self, offer: Offer) -> str:
+    async def renegotiate(self, offer: Offer, if_match: str | None = None) -> str:
         """Answer a new offer for this call: one with new ICE credentials restarts ICE, and audio goes on meanwhile; one
         that takes no audio any more (`sendonly`, `inactive`) puts the call on hold, until one takes it again (RFC 3264
-        section 8.4). Raises InvalidSdpError for another certificate or other m-sections."""
+        section 8.4). `if_match` names the ICE session that the peer knows. Raises PreconditionFailedError when that is
+        not the present one, and InvalidSdpError for another certificate or other m-sections."""
         if self._ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
-        if frozenset(offer.fingerprints) != self._fingerprints:
-            raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
-        if offer.mids != self._mids:
-            raise InvalidSdpError("A new offer for a running call must keep its m-sections.")
+        self._check_match(self._ice, if_match)
+        self._check_same_peer(offer)
         if self._ice.is_restart(offer.ice_ufrag):
             await self._restart(self._ice, offer.ice_ufrag, offer.ice_pwd, offer.candidates)
         else:
             await self.add_candidates(offer.candidates)
-        if self._options.purpose == "call" and self.stream.is_heard:
-            self._is_held = not offer.takes_audio
-            self.stream.hold(self._is_held)
-            self._answer = redirected(self._answer, ANSWERED_WITH[offer.direction])
+        self._redirect(offer)
         return self._answer
+
+    def reoffer(self) -> str:
+        """An offer of ours for the running call, whose peer asks what we would agree to: what was agreed, off hold.
+        Media goes on as it is until `reanswer`. Raises InvalidSdpError."""
+        if self._ice is None or self._is_closed:
+            raise InvalidSdpError("The call is not set up.")
+        offer = redirected(self._answer, "sendrecv")
+        for role in ("active", "passive"):
+            offer = offer.replace(f"a=setup:{role}", "a=setup:actpass")  # RFC 8842 section 5.5
+        return offer
+
+    def reanswer(self, answer: Offer) -> None:
+        """The peer's answer to `reoffer`, which may hold the call or take it off hold. Raises InvalidSdpError for what
+        was not offered; the call goes on as it was."""
+        if self._ice is None or self._is_closed:
+            raise InvalidSdpError("The call is not set up.")
+        self._check_same_peer(answer)
+        if self._ice.is_restart(answer.ice_ufrag):
+            raise InvalidSdpError("The answer begins another ICE session, which was not offered.")
+        negotiated = negotiate(answer.audio_lines)
+        if negotiated is None or negotiated.speech.name != self._coding:
+            raise InvalidSdpError("The answer names another codec than the offer.")
+        self._redirect(answer)
 
     async def update_ice(self, fragment: IceFragment, if_match: str | None) -> IceUpdate:
         """A fragment of the peer (RFC 9725 section 4.3). `if_match` names the ICE session that it is meant for: "*"
@@ -266,8 +286,7 @@ class WebRtcTransport:
         ice = self._ice
         if ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
-        if if_match is not None and if_match not in ("*", ice.tag):
-            raise PreconditionFailedError("The call has another ICE session now; 'If-Match' must name that one.")
+        self._check_match(ice, if_match)
         is_new = fragment.ufrag is not None and fragment.ufrag not in self._usernames
         if if_match == "*":
             if fragment.ufrag is None or fragment.pwd is None:
@@ -353,6 +372,24 @@ class WebRtcTransport:
 
     # --- inside
 
+    @staticmethod
+    def _check_match(ice: RestartableIce, if_match: str | None) -> None:
+        if if_match is not None and if_match not in ("*", ice.tag):
+            raise PreconditionFailedError("The call has another ICE session now; 'If-Match' must name that one.")
+
+    def _check_same_peer(self, description: Offer) -> None:
+        if frozenset(description.fingerprints) != self._fingerprints:
+            raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
+        if description.mids != self._mids:
+            raise InvalidSdpError("A new offer for a running call must keep its m-sections.")
+
+    def _redirect(self, description: Offer) -> None:
+        """Hold or not, as the peer's new description says."""
+        if self._options.purpose == "call" and self.stream.is_heard:
+            self._is_held = not description.takes_audio
+            self.stream.hold(self._is_held)
+            self._answer = redirected(self._answer, ANSWERED_WITH[description.direction])
+
     async def _restart(self, ice: RestartableIce, ufrag: str, pwd: str, candidates: Sequence[str]) -> None:
         async with self._restarting:
             connection = await ice.restart(ufrag, pwd, candidates)
@@ -421,12 +458,18 @@ class WebRtcTransport:
                 self._sink.on_connected()
         elif state == "failed":
             self._end("connection_failed")
-        elif state == "closed":
-            self._end("peer_closed")
+        elif state == "closed":  # DTLS ends with its connection, in either case
+            is_lost = self._ice is not None and self._ice.current.is_lost
+            self._end("connection_failed" if is_lost else "peer_closed")
 
     def _end(self, reason: str) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
+
+
+def _both_ways(description: Offer) -> str:
+    """For aiortc, which opens only those directions that it reads at the beginning; a telephone may change them."""
+    return redirected(description.sdp, "sendrecv") if description.is_telephone else description.sdp
 
 
 @contextmanager

@@ -286,6 +286,12 @@ class Sideband:
     def attach(self, on_message: Callable[[str | bytes, float], None], on_gone: Callable[[], None]) -> None:
         """Where the client's messages go, and who is told that it is no longer there."""
         self._on_message, self._on_gone = on_message, on_gone
+        if self._inbox:
+            self.tick(self._loop.time(), 0.0, 0)
+
+    def wait(self, on_gone: Callable[[], None]) -> None:
+        """Until `attach`: what the client sends is not read meanwhile, so its window bounds it."""
+        self._on_message, self._on_gone = None, on_gone
 
     # --- EventObserver
 
@@ -323,6 +329,8 @@ class Sideband:
 
     def tick(self, now: float, due: float, skipped_frames: int) -> None:
         """See `Paced`: work on what waits."""
+        if self._on_message is None:
+            return
         self._inbox.pump(now, lambda: self._unread.is_much)
         if bool(self._inbox) != self._is_paced:
             self._is_paced = not self._is_paced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.caller import REPLY_MS, Caller
 from tests.browser.conftest import OpenPage
-from tests.support.server_process import ServerProcess, server_process
+from tests.support.running_server import free_port
+from tests.support.server_process import ServerProcess, Value, server_process
 
 KEY = "sk_0123456789abcdefghijklmnop"
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.9"}
@@ -22,8 +24,14 @@ AGREES_WITHIN_MS = 5.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """Two media workers; whoever comes through a proxy needs a key."""
-    settings = {"server.media_workers": 2, "auth.api_keys": [KEY], "auth.trusted_proxies": ["127.0.0.1"]}
+    """Two media workers and telephones; whoever comes through a proxy needs a key."""
+    settings: dict[str, Value] = {
+        "server.media_workers": 2,
+        "auth.api_keys": [KEY],
+        "auth.trusted_proxies": ["127.0.0.1"],
+        "sip.enabled": True,
+        "sip.port": free_port(socket.SOCK_DGRAM),
+    }
     with server_process("echo", settings) as running:
         yield running
         assert KEY not in running.log
@@ -79,11 +87,31 @@ def test_the_page_shows_the_calls_and_turns_that_the_status_lists(open_page: Ope
     assert page.locator(f'#turns-table [data-response="{turn["response_id"]}"]').count() == 1
     expect(page.locator("#calls")).to_have_text("1")
     expect(page.locator("#max-calls")).to_have_text(f"of {document['max_calls']}")
-    assert [text.split()[0] for text in page.locator("#nodes-table tbody tr").all_inner_texts()] == ["Media", "Media"]
+    processes = [text.split()[0] for text in page.locator("#nodes-table tbody tr").all_inner_texts()]
+    assert processes == ["Media", "Media", "Telephone"]
     talker.hangs_up()
     expect(page.locator("#live-empty")).to_be_visible()
     expect(page.locator("#calls")).to_have_text("0")
     expect(page.locator(f'#turns-table [data-response="{turn["response_id"]}"]')).to_have_count(1)
+
+
+def test_telephones_are_counted_where_they_can_call(open_page: OpenPage, server: ServerProcess) -> None:
+    page = open_page().page
+    telephony = {"ringing": 1, "calling": 0, "answered": 3, "answered_in": 2, "answered_out": 1, "restarts": 4}
+    shown: list[dict[str, Any] | None] = [{**telephony, "ready": True}, {**telephony, "ready": False}, None]
+    document = status_of(server)
+    page.route("**/v1/status", lambda route: route.fulfill(json=document))
+    for said in shown:
+        document["telephony"] = said
+        page.goto(f"{server.url}/status")
+        expect(page.locator("#status")).to_be_visible()
+        row = page.locator('[data-process="telephony"]')
+        if said is None:
+            expect(row).to_have_count(0)
+        else:
+            word = "Ready" if said["ready"] else "Not ready"
+            cells = ["Telephone adapter", f"{word}, 1 ringing, 2 called in, 1 called out", "3", "4"]
+            expect(row.locator("th, td")).to_have_text(cells)
 
 
 def test_nothing_is_asked_while_nobody_looks(open_page: OpenPage) -> None:
@@ -159,6 +187,16 @@ def test_it_can_be_read_on_a_small_screen_and_in_the_dark(
     assert [found for found in page.evaluate(CONTRAST) if found["ratio"] < found["needed"]] == []
     rows = page.get_by_role("table", name="Calls").get_by_role("row").count()
     assert rows == 1 + len(status_of(server)["live_calls"]), "a table for screen readers, whatever it looks like"
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844)])
+def test_a_phone_shows_it_whole_and_fingers_hit_everything(open_page: OpenPage, width: int, height: int) -> None:
+    page = watch(open_page(width=width, height=height, is_phone=True))
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    heights = page.locator("button, input, summary").evaluate_all(
+        "all => all.filter((node) => node.checkVisibility()).map((node) => [node.id, node.offsetHeight])"
+    )
+    assert [found for found in heights if found[1] < 44] == []
 
 
 def test_it_can_be_used_without_a_mouse(open_page: OpenPage) -> None:

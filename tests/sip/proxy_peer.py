@@ -34,6 +34,8 @@ class ProxyPeer(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self.statuses = {b"REFER": b"202 Accepted"}
         """What requests are answered with, by their method, in place of 200."""
+        self.name = "agent"
+        """Whom it calls."""
         self.received: list[bytes] = []
         """Responses and requests, as they came."""
 
@@ -73,20 +75,20 @@ class ProxyPeer(asyncio.DatagramProtocol):
         raise AssertionError("no calls are taken")
 
     def invite(self, sdp: str, extra: bytes = b"") -> bytes:
-        """Call the server; the INVITE."""
+        """Call the server, with an offer or with ""; the INVITE."""
         body = sdp.encode()
         identity = uuid.uuid4().hex
         lines = [
-            b"INVITE sip:agent@%s SIP/2.0" % HOST.encode(),
+            b"INVITE sip:%s@%s SIP/2.0" % (self.name.encode(), HOST.encode()),
             b"Via: SIP/2.0/UDP %s:%d;branch=z9hG4bK%s;rport" % (HOST.encode(), self.port, identity[:12].encode()),
             b"Max-Forwards: 69",
             b'From: "Ann" <sip:ann@example.org>;tag=' + identity[:8].encode(),
-            b"To: <sip:agent@example.org>",
+            b"To: <sip:%s@example.org>" % self.name.encode(),
             b"Call-ID: " + identity.encode(),
             b"CSeq: 1 INVITE",
             b"Contact: <sip:ann@%s:%d>" % (HOST.encode(), self.port),
             *([extra] if extra else []),
-            b"Content-Type: application/sdp",
+            *([b"Content-Type: application/sdp"] if body else []),
             b"Content-Length: %d" % len(body),
         ]
         request = fill(b"\r\n".join(lines) + b"\r\n\r\n" + body, HOST, self.port, HOST, identity)
@@ -96,6 +98,12 @@ class ProxyPeer(asyncio.DatagramProtocol):
     def ring(self, invite: bytes) -> None:
         """180 to an INVITE of the server."""
         self._send(response(invite, b"180 Ringing").replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1))
+
+    def accept(self, invite: bytes, sdp: bytes) -> None:
+        """200 to an INVITE of the server, with an answer."""
+        ok = response(invite, b"200 OK", sdp).replace(b"\r\nCall-ID", b";tag=them\r\nCall-ID", 1)
+        more = b"Contact: <sip:bob@%s:%d>\r\nContent-Type: application/sdp\r\n" % (HOST.encode(), self.port)
+        self._send(ok.replace(b"Content-Length", more + b"Content-Length", 1))
 
     def refuse(self, invite: bytes, status: bytes, extra: bytes = b"") -> None:
         """A final response to an INVITE of the server; `extra` is a header of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import sys
@@ -20,11 +21,15 @@ import psutil
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
+from rich.console import Console
+from yarl import URL
 
 from benchmarks.support.sip_words import body_of, header
 from rtc_server.app.server import serve
 from rtc_server.app.status_schema import STATUS
 from rtc_server.app.webhook_signature import make_secret
+from rtc_server.client.status_view import status_view
+from rtc_server.client.top import fetch
 from rtc_server.config import load_settings
 from rtc_server.errors import ConfigError
 from rtc_server.sip.service import MAX_CALLING
@@ -75,6 +80,22 @@ class Application:
     async def num_calls(self) -> int:
         async with aiohttp.ClientSession() as http, http.get(f"{self.server_url}/v1/info") as reply:
             return int((await reply.json())["calls"])
+
+    async def live_calls(self) -> list[str]:
+        """Their ids."""
+        return [call["call_id"] for call in (await self.server_status())["live_calls"]]
+
+    async def num_telephones(self) -> int:
+        """That ring, are called, or talk."""
+        telephony = (await self.server_status())["telephony"]
+        return int(sum(telephony[leg] for leg in ("ringing", "calling", "answered")))
+
+    async def server_status(self) -> dict[str, Any]:
+        """`/v1/status`."""
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{self.server_url}/v1/status") as reply:
+            document: dict[str, Any] = await reply.json()
+            return document
 
 
 @asynccontextmanager
@@ -191,13 +212,21 @@ async def test_operators_see_who_rings_and_who_talks(tmp_path: Path) -> None:
 
         call_id = await app.ring()
         telephony, lines = await shown()
-        assert telephony == {"ready": True, "ringing": 1, "calling": 0, "answered": 0}
+        nothing = {"ready": True, **dict.fromkeys(("ringing", "calling", "answered", "answered_in", "answered_out"), 0)}
+        nothing["restarts"] = 0
+        assert telephony == {**nothing, "ringing": 1}
         assert {'rtc_server_sip_legs{leg="ringing"} 1.0', "rtc_server_sip_ready 1.0"} <= set(lines)
         await app.client.realtime.calls.accept(call_id, type="realtime")
         await app.phone.answered()
         telephony, lines = await shown()
-        assert telephony == {"ready": True, "ringing": 0, "calling": 0, "answered": 1}
+        assert telephony == {**nothing, "answered": 1, "answered_in": 1}
         assert {'rtc_server_sip_legs{leg="ringing"} 0.0', 'rtc_server_sip_legs{leg="answered"} 1.0'} <= set(lines)
+        document = await fetch(URL(app.server_url), False, KEY)
+        console = Console(file=io.StringIO(), width=200)
+        console.print(status_view(document))
+        assert isinstance(console.file, io.StringIO)
+        words = "telephone ready: 0 ringing, 0 being called, 1 called in, 0 called out, 0 restarts"
+        assert words in console.file.getvalue()
 
 
 async def test_nobody_answers(tmp_path: Path) -> None:

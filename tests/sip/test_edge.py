@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.support.sip_words import Account, credentials, header, status_of
-from benchmarks.support.telephone import CallRefusedError, Line, telephone_call
+from benchmarks.support.sip_words import Account, body_of, credentials, header, in_dialog, response, status_of
+from benchmarks.support.telephone import CallRefusedError, Line, TelephoneCall, telephone_call
 from benchmarks.support.tone_bursts import bursts, share_returned
 from tests.sip.single_messages import ECHO, exchange, invite, register
+from tests.sip.torture.encrypted import EncryptedCall
 from tests.support.baresip import Phone, baresip
 from tests.support.namespaces import require_namespaces
 from tests.support.server_process import Value
@@ -63,6 +65,31 @@ def refused(stand: Stand, where: Line) -> int:
     with stand.phone.entered(), pytest.raises(CallRefusedError) as caught:
         asyncio.run(hold_a_call(where))
     return caught.value.status
+
+
+class TlsTelephone:
+    """Messages over one connection."""
+
+    def __init__(self, secure: ssl.SSLSocket) -> None:
+        self._socket = secure
+        self._unread = b""
+
+    def send(self, message: bytes) -> None:
+        self._socket.sendall(message.replace(b"SIP/2.0/UDP", b"SIP/2.0/TLS", 1))
+
+    def until(self, condition: Callable[[bytes], bool]) -> bytes:
+        """The next message for which it holds; others are passed over. Raises TimeoutError."""
+        while True:
+            head, separator, rest = self._unread.partition(b"\r\n\r\n")
+            size = int(header(head + separator, b"Content-Length") or 0)
+            if separator and len(rest) >= size:
+                self._unread = rest[size:]
+                if condition(message := head + separator + rest[:size]):
+                    return message
+                continue
+            data = self._socket.recv(65_536)
+            assert data, "closed"
+            self._unread += data
 
 
 # --- who may call
@@ -201,6 +228,58 @@ def test_the_certificate_is_the_one_of_the_settings_and_old_tls_is_refused(stand
             old.wrap_socket(raw)
 
 
+def test_a_call_that_was_encrypted_stays_so(stand: Stand) -> None:
+    """Not on TLS only: whoever offers SRTP gets SRTP, for all of the call."""
+
+    async def talk() -> tuple[list[bytes], list[int], float]:
+        payloads, _ = bursts(2)
+        async with telephone_call(line(stand, account=stand.account), ECHO, EncryptedCall) as call:
+            answers = [call.answer]
+            statuses = [await call.reinvite("sendonly"), await call.reinvite()]
+            answers.append(call.answer)
+            in_clear = TelephoneCall.description(call)
+            statuses.append(await call.reinvite(sdp=in_clear))
+            await call.say(payloads)
+            await asyncio.sleep(0.3)
+            return answers, statuses, share_returned(payloads, call.heard)
+
+    with stand.phone.entered():
+        answers, statuses, share = asyncio.run(talk())
+    assert statuses == [200, 200, 488]
+    for answer in answers:
+        assert b" RTP/SAVP 0" in answer
+        assert b"a=crypto:" in answer
+    assert share > 0.9, "the call goes on as it was"
+
+
+@pytest.mark.parametrize("profile", [b"RTP/SAVP", b"RTP/AVP"], ids=["encrypted", "in clear"])
+def test_our_offer_over_tls_is_encrypted_and_so_is_its_answer(stand: Stand, profile: bytes) -> None:
+    context = ssl.create_default_context(cafile=str(stand.authority))
+    host, key = TRUNK_ADDRESS.encode(), base64.b64encode(bytes(30))
+    answer = b"v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio 4000 %s 0\r\n" % (host, host, profile)
+    if profile == b"RTP/SAVP":
+        answer += b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:%s\r\n" % key
+    with (
+        stand.phone.entered(),
+        socket.create_connection((SERVER_ADDRESS, 5061), 5, (TRUNK_ADDRESS, 0)) as raw,
+        context.wrap_socket(raw, server_hostname=SERVER_ADDRESS) as secure,
+    ):
+        wire = TlsTelephone(secure)
+        wire.send(invite(TRUNK_ADDRESS, body=b""))
+        ok = wire.until(lambda m: status_of(m) == 200)
+        assert b" RTP/SAVP " in body_of(ok)
+        assert b"a=crypto:" in body_of(ok)
+        assert b"fingerprint" not in body_of(ok)
+        wire.send(in_dialog(ok, b"ACK", TRUNK_ADDRESS, 5080, "ack", answer))
+        if profile == b"RTP/AVP":
+            wire.send(response(wire.until(lambda m: m.startswith(b"BYE ")), b"200 OK"))
+        else:
+            stand.wait_for_calls(1)
+            wire.send(in_dialog(ok, b"BYE", TRUNK_ADDRESS, 5080, "bye"))
+            wire.until(lambda m: status_of(m) == 200 and header(m, b"CSeq").endswith(b"BYE"))
+    stand.wait_for_calls(0)
+
+
 # --- calls
 
 
@@ -218,23 +297,45 @@ def test_keys_are_heard(stand: Stand, tmp_path: Path) -> None:
     assert keys == ["1", "5", "9", "#"]
 
 
-def test_a_call_is_held_and_resumed(stand: Stand) -> None:
-    async def talk() -> tuple[float, float]:
-        payloads, _ = bursts(2)
-        async with telephone_call(line(stand, account=stand.account), ECHO) as call:
-            await asyncio.sleep(0.3)
-            assert await call.reinvite("sendonly") == 200
-            call.heard.clear()
-            await asyncio.sleep(0.5)
-            held = len(call.heard)
-            assert await call.reinvite("sendrecv") == 200
-            call.heard.clear()
-            await call.say(payloads)
-            await asyncio.sleep(0.3)
-            return held, share_returned(payloads, call.heard)
+async def held_and_resumed(where: Line, way: str = "sendonly") -> tuple[int, float]:
+    """Call, hold in that way and resume: packets while held, and the share of tones that came back afterwards."""
+    payloads, _ = bursts(2)
+    async with telephone_call(where, ECHO) as call:
+        await call.say(payloads[:25])
+        await asyncio.sleep(0.1)
+        assert share_returned(payloads[:25], call.heard) > 0.9, "no media before"
+        hold = call.description("sendrecv" if way == "no address" else way)
+        if way == "no address":
+            hold = hold.replace(b"c=IN IP4 " + where.host.encode(), b"c=IN IP4 0.0.0.0")
+        assert await call.reinvite(sdp=hold) == 200
+        if not where.hears_first:  # that it is held is known to the server, and not to the relay alone
+            assert b"a=recvonly" in call.answer
+        await asyncio.sleep(0.1)
+        call.heard.clear()
+        await call.say(payloads[:25])
+        held = len(call.heard)
+        assert await call.reinvite("sendrecv") == 200
+        await asyncio.sleep(0.1)
+        call.heard.clear()
+        await call.say(payloads)
+        await asyncio.sleep(0.3)
+        return held, share_returned(payloads, call.heard)
 
+
+@pytest.mark.parametrize("way", ["sendonly", "no address"])
+def test_a_call_is_held_and_resumed(stand: Stand, way: str) -> None:
+    """No address: as telephones did before RFC 3264, and some exchanges still do."""
     with stand.phone.entered():
-        num_while_held, share = asyncio.run(talk())
+        num_while_held, share = asyncio.run(held_and_resumed(line(stand, account=stand.account), way))
+    assert num_while_held == 0
+    assert share > 0.9
+
+
+@pytest.mark.parametrize("host", [PHONE_ADDRESS, TRUNK_ADDRESS], ids=["a user", "a trunk"])
+def test_a_telephone_that_wants_to_hear_our_offer_first(stand: Stand, host: str) -> None:
+    where = Line(host, stand.edge, stand.account if host == PHONE_ADDRESS else None, hears_first=True)
+    with stand.phone.entered():
+        num_while_held, share = asyncio.run(held_and_resumed(where))
     assert num_while_held == 0
     assert share > 0.9
 

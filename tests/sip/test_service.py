@@ -182,6 +182,28 @@ async def test_on_hold_the_reply_waits_and_then_goes_on(proxy: Proxy) -> None:
         await proxy.hang_up(ok)
 
 
+@pytest.mark.parametrize("hold", [("a=sendrecv", "a=inactive"), (f"c=IN IP4 {HOST}", "c=IN IP4 0.0.0.0")])
+async def test_a_call_that_begins_on_hold_is_resumed(proxy: Proxy, hold: tuple[str, str]) -> None:
+    """As of an exchange that rings two sides before it puts them through (RFC 3725)."""
+    async with sdp_peer() as peer:
+        offer = await peer.offer()
+        ok = await proxy.final(proxy.invite(offer.replace(*hold)))
+        assert status_of(ok) == 200
+        answer = body_of(ok).decode()
+        assert "a=sendrecv" not in answer
+        await peer.accept(re.sub("a=(recvonly|inactive)", "a=sendrecv", answer))
+        await asyncio.sleep(0.3)  # nothing comes: there is no event to wait for
+        assert peer.num_frames == 0
+        resumed = await proxy.final(proxy.within(ok, b"INVITE", offer.encode(), 2))
+        assert b"a=sendrecv" in body_of(resumed)
+        await peer.message("rtc_server.call.resumed")
+        await peer.until(lambda: peer.num_frames > 5)
+        held = await proxy.final(proxy.within(ok, b"INVITE", offer.replace(*hold).encode(), 3))
+        assert status_of(held) == 200
+        await peer.message("rtc_server.call.held")
+        await proxy.hang_up(ok)
+
+
 async def test_hanging_up_over_http_sends_a_bye(proxy: Proxy) -> None:
     async with sdp_peer() as peer:
         await proxy.call(peer)

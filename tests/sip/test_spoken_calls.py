@@ -17,7 +17,7 @@ from tests.support.namespaces import require_namespaces
 from tests.support.server_process import Value
 from tests.support.sideband import Sideband, sideband
 from tests.support.sip_stand import OTHER_USER, PASSWORD, PHONE_ADDRESS, SERVER_ADDRESS, USER, Stand, sip_stand
-from tests.support.sipp import sipp
+from tests.support.sipp import as_pcmu, sipp
 
 SPEECH = Path(__file__).resolve().parents[1] / "data" / "speech"
 QUESTION, ASKED = "f0_rms.wav", "What is the capital of France?"
@@ -115,8 +115,9 @@ def test_a_telephone_that_holds_the_call_talks_before(stand: Stand, tmp_path: Pa
     require_namespaces("sipp")
     before = stand.num_answered
     account = Account(OTHER_USER, PASSWORD)
+    says = as_pcmu(the_question())
     with sipp(
-        "talk_and_hold", the_question(), stand.phone, PHONE_ADDRESS, stand.edge, account, tmp_path, talk_seconds=9.0
+        "talk_and_hold", says, stand.phone, PHONE_ADDRESS, stand.edge, account, tmp_path, talk_seconds=9.0
     ) as telephone:
         with sideband(stand.machine, stand.server.url, stand.answered_call(before + 1)) as watched:
             assert hear_the_reply(watched)

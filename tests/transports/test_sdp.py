@@ -47,6 +47,28 @@ def offer(*extra: str, drop: tuple[str, ...] = (), application: bool = True) -> 
     return "\r\n".join([line for line in lines if not line.startswith(drop or ("\0",))] + [""]).encode()
 
 
+@pytest.mark.parametrize(
+    ("line", "port", "said", "left"),
+    [
+        (b"c=IN IP4 0.0.0.0", b"4000", b"sendrecv", "sendonly"),
+        (b"c=IN IP4 0.0.0.0", b"4000", b"recvonly", "inactive"),
+        (b"c=IN IP4 0.0.0.0/127", b"4000", b"sendonly", "sendonly"),
+        (b"c=IN IP6 ::", b"4000", b"sendrecv", "sendonly"),
+        (b"c=IN IP4 192.0.2.1", b"4000", b"sendrecv", "sendrecv"),
+        (b"c=IN IP4 0.0.0.0", b"9", b"sendrecv", "sendrecv"),  # candidates follow
+    ],
+)
+def test_a_telephone_holds_with_an_address_of_zeros(line: bytes, port: bytes, said: bytes, left: str) -> None:
+    text = offer(application=False).replace(b"BUNDLE 0 1", b"BUNDLE 0").replace(b"m=audio 9", b"m=audio " + port)
+    text = text.replace(b"a=sendrecv", b"a=" + said).replace(b"c=IN IP4 0.0.0.0", line)
+    of_session = text.replace(line + b"\r\n", b"").replace(b"t=0 0", line + b"\r\nt=0 0")
+    for body in (text, of_session):
+        taken = validate_offer(body, is_telephone=True)
+        assert (taken.direction, taken.takes_audio) == (left, left in ("sendrecv", "recvonly"))
+        if said != b"recvonly":  # refused of a browser
+            assert validate_offer(body).direction == said.decode()
+
+
 def test_an_offer_with_audio_and_data_channel_is_taken() -> None:
     taken = validate_offer(offer())
     assert taken.has_data_channel

@@ -56,7 +56,7 @@ export class StatusView {
     this.#showFigures(status);
     this.#showStages(status.latency);
     this.#showCalls(status);
-    this.#showNodes(status.nodes);
+    this.#showNodes(status.nodes, status.telephony ?? null);
     this.#plot.show(status.turns, status.latency.response?.target_ms ?? null);
   }
 
@@ -146,8 +146,8 @@ export class StatusView {
     set("live-count", rows.length > 0 ? count(rows.length, "call") : "");
   }
 
-  /** @param {any[]} nodes */
-  #showNodes(nodes) {
+  /** @param {any[]} nodes @param {any} telephony null where no telephones can call */
+  #showNodes(nodes, telephony) {
     const rows = nodes.map((node) => {
       const name = node.kind === "worker" ? `Media worker ${node.index}` : "Server";
       const word = !node.answers ? "No answer" : node.ready ? "Ready" : "Not ready";
@@ -161,6 +161,18 @@ export class StatusView {
         el("td", { class: "number" }, String(node.restarts)),
       );
     });
+    if (telephony !== null) {
+      rows.push(
+        el(
+          "tr",
+          { "data-process": "telephony" },
+          el("th", { scope: "row" }, "Telephone adapter"),
+          el("td", {}, state({ label: telephonyLabel(telephony), colour: telephony.ready ? "go" : "stop" })),
+          el("td", { class: "number" }, String(telephony.answered)),
+          el("td", { class: "number" }, String(telephony.restarts)),
+        ),
+      );
+    }
     part("#nodes-table tbody").replaceChildren(...rows);
   }
 }
@@ -180,6 +192,18 @@ function set(id, text) {
 /** A word with a dot in its colour. @param {{label: string, colour: string}} what */
 function state({ label, colour }) {
   return el("span", { class: "state", "data-colour": colour }, label);
+}
+
+/** "Ready, 1 ringing, 2 called in". @param {any} telephony */
+function telephonyLabel(telephony) {
+  const counts = /** @type {[number, string][]} */ ([
+    [telephony.ringing, "ringing"],
+    [telephony.calling, "being called"],
+    [telephony.answered_in, "called in"],
+    [telephony.answered_out, "called out"],
+  ]);
+  const words = counts.filter(([num]) => num > 0).map(([num, word]) => `${num} ${word}`);
+  return [telephony.ready ? "Ready" : "Not ready", ...words].join(", ");
 }
 
 /** The 95th percentile is over its target. @param {any} numbers */

@@ -25,9 +25,9 @@ class EncryptedCall(TelephoneCall):
         self._key = os.urandom(KEY_BYTES)
         self._incoming: Session | None = None
 
-    def _sdp(self, direction: str = "sendrecv") -> bytes:
+    def description(self, direction: str = "sendrecv") -> bytes:
         crypto = b"a=crypto:1 " + SUITE + b" inline:" + base64.b64encode(self._key) + b"\r\n"
-        return super()._sdp(direction).replace(b"RTP/AVP", b"RTP/SAVP") + crypto
+        return super().description(direction).replace(b"RTP/AVP", b"RTP/SAVP") + crypto
 
     def _answered(self, ok: bytes) -> None:
         super()._answered(ok)
