@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-opens2s setup-test run test check bench soak clean-root clean
+.PHONY: help setup setup-opens2s setup-sip setup-test run run-sip test check bench soak clean-root clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,12 +15,19 @@ setup: ## Make .venv with what the server needs
 setup-opens2s: ## Add what the backend opens2s needs: torch (for the GPU, where there is one), transformers
 	@scripts/setup.sh --opens2s
 
+setup-sip: ## Add what telephone calls need: Kamailio, rtpengine, echo cancellation
+	@scripts/setup.sh --sip
+
 setup-test: ## Add what tests and checks need: dev tools, torch (CPU), Chromium
 	@scripts/setup.sh --test
 
 run: setup ## Set up, fetch the models, and serve (ARGS="--backend echo" adds flags)
 	@$(BIN)/rtc-server models fetch
 	@exec $(BIN)/rtc-server serve $(ARGS)
+
+run-sip: setup-sip ## The same, and telephones can call (ARGS as for run)
+	@$(BIN)/rtc-server models fetch
+	@exec $(BIN)/rtc-server sip up $(ARGS)
 
 test: setup-test ## Set up and run all tests (ARGS="tests/test_config.py -x" selects)
 	@$(BIN)/rtc-server models fetch

@@ -229,16 +229,9 @@ class Bench:
 
 
 def size_of(module: nn.Module) -> float:
-    """Bytes of all weights."""
-    return float(sum(tensor_bytes(parameter) for parameter in module.parameters()))
-
-
-def tensor_bytes(tensor: Tensor) -> int:
-    """Of a quantized weight: its integers and its scales."""
-    names = getattr(tensor, "tensor_data_names", None)
-    if names:
-        return sum(tensor_bytes(getattr(tensor, name)) for name in names)
-    return tensor.numel() * tensor.element_size()
+    """Bytes of all weights, quantized ones as they are stored."""
+    held = (*module.parameters(), *module.buffers())
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in held))
 
 
 def noise(seconds: float) -> np.ndarray:

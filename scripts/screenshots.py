@@ -33,7 +33,8 @@ from tests.browser.chromium import (  # noqa: E402
 )
 from tests.support.server_process import server_process  # noqa: E402
 
-SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+SIZES = {"desktop": (1280, 800), "phone": (390, 844), "small": (360, 640)}
+TOUCHED = {"phone", "small"}
 SETTLE_MS = 500  # transitions
 QUESTION = SPEECH / "f2_rms.wav"  # "Tell me a fun fact about cats."
 QUESTION_SECONDS = 2.4
@@ -225,8 +226,27 @@ def nothing(page: Page) -> None:
     page.wait_for_selector("#server[data-state=ready]")
 
 
+def away(page: Page) -> None:
+    """The server is gone while the page is open."""
+    page.route("**/v1/info", lambda route: route.abort())
+    page.evaluate("() => dispatchEvent(new Event('online'))")  # look again at once
+    page.wait_for_selector("body[data-away]")
+
+
+def interrupted_by_telephone(page: Page) -> None:
+    """Something else takes the microphone in the middle of a call."""
+    page.evaluate("""() => {
+      const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = async (wanted) => (window.microphone = await open(wanted));
+    }""")
+    talk(page)
+    page.evaluate("() => window.microphone.getAudioTracks()[0].dispatchEvent(new Event('mute'))")
+
+
 PICTURES = (
     Picture("idle", nothing, is_dark_too=True),
+    Picture("away", away, is_dark_too=True),
+    Picture("telephone", interrupted_by_telephone),
     Picture("connecting", connecting),
     Picture("listening", talk),
     Picture("hearing", hearing),
@@ -261,6 +281,8 @@ def take(browser: Browser, url: str, picture: Picture, size: str, scheme: str, o
         viewport={"width": width, "height": height},
         color_scheme="dark" if scheme == "dark" else "light",
         device_scale_factor=1,
+        has_touch=size in TOUCHED,
+        is_mobile=size in TOUCHED,
     )
     page = context.new_page()
     page.on(
@@ -286,7 +308,10 @@ def take_real(browser: Browser, url: str, size: str, scheme: str, out: Path) -> 
     """The last of several spoken turns, a second into its reply: `out`/speaking-SIZE.png."""
     width, height = SIZES[size]
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if scheme == "dark" else "light"
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if scheme == "dark" else "light",
+        has_touch=size in TOUCHED,
+        is_mobile=size in TOUCHED,
     )
     page = context.new_page()
     allow_microphone(page, url)

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh             what the server needs
 #   scripts/setup.sh --opens2s   also torch and what else OpenS2S needs (the CPU build where there is no GPU)
+#   scripts/setup.sh --sip       also what telephone calls need, Kamailio and rtpengine among it
 #   scripts/setup.sh --test      also the dev tools, Chromium and promtool
 #
 # Running it again does nothing, at once and without network, until pyproject.toml, constraints.txt, this file
@@ -19,6 +20,7 @@ CPU_INDEX=https://download.pytorch.org/whl/cpu
 mode=run
 [[ "${1:-}" == "--test" ]] && mode=test
 [[ "${1:-}" == "--opens2s" ]] && mode=opens2s
+[[ "${1:-}" == "--sip" ]] && mode=sip
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -37,13 +39,16 @@ debian_packages() {
     if [[ $mode == test ]]; then
         wanted+=(coturn faketime) # what the fault tests do to a server: a TURN server that goes, a clock that steps
     fi
+    if [[ $mode == test || $mode == sip ]]; then
+        wanted+=(kamailio kamailio-tls-modules kamailio-extra-modules rtpengine-daemon) # the telephone edge
+    fi
     if [[ $mode == test ]]; then
-        # The telephone edge and telephones for its tests; machines in a box to put them in; a TLS store for Chromium.
-        wanted+=(kamailio kamailio-tls-modules kamailio-extra-modules rtpengine-daemon)
+        # Telephones for the edge's tests; machines in a box to put them in; a TLS store for Chromium.
         wanted+=(sip-tester baresip-core iproute2 tcpdump libnss3-tools)
     fi
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
         [[ $mode == test && $known -gt 2 ]] && say "Chromium or npm was not found; tests with those clients need them."
+        [[ $mode == sip ]] && say "Debian's packages are not to be had here; please install Kamailio 5.6 and rtpengine 10.5 or later."
         return 0
     fi
     for package in "${wanted[@]}"; do
@@ -180,11 +185,16 @@ elif [[ $mode == opens2s ]]; then
     say "installing the server and torch; a few minutes the first time"
     install_torch
     pip_install --editable '.[opens2s]'
+elif [[ $mode == sip ]]; then
+    say "installing the server with what telephone calls need; about a minute the first time"
+    pip_install --editable '.[sip,cleaning]'
 else
     say "installing the server; about a minute the first time"
     pip_install --editable .
 fi
 fingerprint >"$stamp"
-[[ $mode == test ]] && fingerprint >"$VENV/.setup-opens2s" # what a larger set-up installs, a smaller one need not
+if [[ $mode == test ]]; then # what a larger set-up installs, a smaller one need not
+    fingerprint | tee "$VENV/.setup-opens2s" >"$VENV/.setup-sip"
+fi
 [[ $mode != run ]] && fingerprint >"$VENV/.setup-run"
 say "done in $((SECONDS - started)) s"

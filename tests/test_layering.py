@@ -180,7 +180,7 @@ PURE_LIBRARIES = {
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("model.opens2s", "model.decoder", "model.engine", "model.backends.opens2s", "model.graphs"),
     "transformers": ("model.opens2s",),
-    "torchao": ("model.opens2s",),
+    "triton": ("model.opens2s",),
     "safetensors": ("model.opens2s",),
     "huggingface_hub": ("model.opens2s",),
     "httpx2": ("model.opens2s",),

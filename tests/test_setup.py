@@ -171,3 +171,21 @@ def test_root_installs_missing_debian_packages_and_goes_on_when_that_fails(clone
     done = clone.set_up()
     assert done.returncode == 0
     assert "some packages could not be installed; going on without: libopus0" in done.stderr
+
+
+def test_telephone_calls_need_their_packages_and_no_torch(clone: Clone) -> None:
+    assert clone.set_up("--sip").returncode == 0
+    (call,) = clone.pip_calls
+    assert call.endswith("--constraint constraints.txt --editable .[sip,cleaning]")
+    assert clone.set_up().returncode == 0
+    assert clone.pip_calls == []  # the server alone is in it
+
+
+def test_missing_packages_of_the_telephone_edge_are_named(clone: Clone) -> None:
+    clone.program(
+        "dpkg-query", '#!/bin/sh\ncase "$4" in kamailio*) echo unknown ;; *) echo "install ok installed" ;; esac\n'
+    )
+    clone.program("id", "#!/bin/sh\necho 1000\n")
+    done = clone.set_up("--sip")
+    assert done.returncode == 0
+    assert "sudo apt-get install -y kamailio kamailio-tls-modules kamailio-extra-modules\n" in done.stderr

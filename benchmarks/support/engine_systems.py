@@ -24,6 +24,7 @@ from model.backends.opens2s.options import OpenS2SOptions
 from model.decoder.config_file import read_config
 from model.decoder.weights import dummy_decoder, load_decoder
 from model.opens2s.checkpoint import Checkpoint, open_checkpoint
+from model.opens2s.eight_bits import EightBitLinear, narrow
 from model.opens2s.model import OpenS2S, dummy
 from model.opens2s.precision import resolve_device, resolve_dtype
 from model.opens2s.stand_in import stand_in_checkpoint
@@ -164,8 +165,12 @@ def _without_ends(model: OpenS2S, checkpoint: Checkpoint) -> None:
     speech = model.speech.lm
     ends = checkpoint.vocabulary.ends if speech.rows is not None else checkpoint.speech_generation.end_ids
     for lm, ids in ((model.llm, checkpoint.text_generation.end_ids), (speech, ends)):
-        head = lm.lm_head.weight.data
-        head[list(ids)] = head.mean(0)
+        head, rows = lm.lm_head, list(ids)
+        if isinstance(head, EightBitLinear):
+            mean = head.expanded(torch.float32).mean(0, keepdim=True)
+            head.weight[rows], head.scale[rows] = narrow(mean, head.weight.dtype)
+        else:
+            head.weight.data[rows] = head.weight.data.mean(0)
 
 
 @contextmanager

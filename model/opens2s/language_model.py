@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import LanguageModelConfig
+from .eight_bits import EightBitLinear
 from .kv_cache import Attention
 from .tensors import Target, targets_of
 
@@ -116,7 +117,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, number) for number in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config)
-        self.lm_head = nn.Linear(config.hidden_size, count, bias=False)
+        self.lm_head: nn.Linear | EightBitLinear = nn.Linear(config.hidden_size, count, bias=False)
 
     def tie_head(self) -> None:
         """Let the embedding table be the head."""

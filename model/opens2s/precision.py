@@ -6,16 +6,12 @@ than reads, and embeddings, norms, the adapter and the bridge are small.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import nn
 
-from .language_model import LanguageModel
+from .eight_bits import EightBitLinear
 from .model import OpenS2S
 
 Quantization = Literal["none", "int8", "fp8"]
@@ -46,38 +42,17 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def quantize(model: OpenS2S, kind: Quantization) -> None:
-    """Replace the weights of both language models, in place: int8 per output channel, or fp8 (e4m3) per row.
+    """Replace the linear layers of both language models, in place: int8 or fp8 (e4m3), one scale per output channel.
 
-    They are expanded again when they are used; activations keep their type. Raises ValueError where the device cannot.
-    """
+    Activations keep their type."""
     if kind == "none":
         return
-    with _quiet():
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
-
-        config = Int8WeightOnlyConfig() if kind == "int8" else Float8WeightOnlyConfig()
-        for lm in (model.llm, model.speech.lm):
-            quantize_(_matrices(lm), config)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The library tells, as it is imported, which of its compiled parts do not fit this torch. None of them is used."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _matrices(lm: LanguageModel) -> nn.Module:
-    parts: list[nn.Module] = [lm.layers]
-    if lm.lm_head.weight is not lm.embed_tokens.weight:  # a table that is looked up stays as it is
-        parts.append(nn.ModuleList([lm.lm_head]))
-    return nn.ModuleList(parts)
+    dtype = torch.int8 if kind == "int8" else torch.float8_e4m3fn
+    for lm in (model.llm, model.speech.lm):
+        for layer in lm.layers:
+            for name, linear in layer.named_children():
+                if isinstance(linear, nn.Linear):
+                    setattr(layer, name, EightBitLinear(linear, dtype))
+        head = lm.lm_head
+        if isinstance(head, nn.Linear) and head.weight is not lm.embed_tokens.weight:  # a table that is looked up stays
+            lm.lm_head = EightBitLinear(head, dtype)

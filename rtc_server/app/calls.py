@@ -9,10 +9,12 @@ from aiohttp import web
 from rtc_server.errors import InvalidParameterError, UnsupportedMediaTypeError
 from rtc_server.media.node import CallKind
 from rtc_server.transports.fragments import read_fragment
+from rtc_server.transports.sdp import ice_tag_of
 
 from .context import CONTEXT
 from .forms import read_form
 from .ice_servers import ice_links
+from .ice_sessions import FRAGMENT, SDP, etag, if_match
 from .offers import OfferTaker, call_options, read_json, require_echo_test, resumable
 from .telephone import dial, hang_up_call
 
@@ -41,17 +43,21 @@ async def create_echo(request: web.Request) -> web.Response:
 @routes.patch("/v1/realtime/calls/{call_id}")
 async def update_call(request: web.Request) -> web.Response:
     """More candidates (`application/trickle-ice-sdpfrag`, RFC 8840) -> 204; an offer with new ICE credentials
-    (`application/sdp`) -> 200 and the new answer: the call goes on over another network path. One that takes no audio
-    any more puts the call on hold."""
-    context, call_id = request.app[CONTEXT], request.match_info["call_id"]
-    taker = OfferTaker(request)
-    if request.content_type == "application/sdp":
+    (`application/sdp`) -> 200, the new answer and a new `ETag`: the call goes on over another network path. One that
+    takes no audio any more puts the call on hold. `If-Match` names the ICE session that is meant, and a fragment with
+    "*" restarts it, as in WHIP (RFC 9725 section 4.3); without it, the present one is."""
+    router, call_id = request.app[CONTEXT].router, request.match_info["call_id"]
+    taker, meant = OfferTaker(request), if_match(request)
+    if request.content_type == SDP:
         offer = taker.validate(await request.read(), "change")
-        return web.Response(text=await context.router.renegotiate(call_id, offer), content_type="application/sdp")
-    if request.content_type == "application/trickle-ice-sdpfrag":
+        answer = await router.renegotiate(call_id, offer, meant)
+        return web.Response(text=answer, content_type=SDP, headers=etag(ice_tag_of(answer)))
+    if request.content_type == FRAGMENT:
         fragment = read_fragment(await request.read(), allow_loopback=taker.allows_loopback)
-        await context.router.add_candidates(call_id, fragment.candidates)
-        return web.Response(status=204)
+        done = await router.update_ice(call_id, fragment, meant)
+        if done.fragment is None:
+            return web.Response(status=204)
+        return web.Response(text=done.fragment, content_type=FRAGMENT, headers=etag(done.tag))
     raise UnsupportedMediaTypeError(
         "Send candidates as 'Content-Type: application/trickle-ice-sdpfrag' or an offer as 'application/sdp'."
     )
@@ -86,13 +92,14 @@ async def _create(request: web.Request, kind: CallKind) -> web.Response:
             starting.started(answer.call_id)
         headers = starting.headers
     links = ice_links(request)
-    links.extend({**headers, "Location": f"/v1/realtime/calls/{answer.call_id}"})
-    return web.Response(status=201, text=answer.sdp, content_type="application/sdp", headers=links)
+    headers |= {"Location": f"/v1/realtime/calls/{answer.call_id}", "Accept-Patch": f"{SDP}, {FRAGMENT}"}
+    links.extend({**headers, **etag(answer.ice_tag)})
+    return web.Response(status=201, text=answer.sdp, content_type=SDP, headers=links)
 
 
 async def _read_offer(request: web.Request) -> tuple[bytes, dict[str, Any] | None]:
     """The offer, and the session that comes with it."""
-    if request.content_type == "application/sdp":
+    if request.content_type == SDP:
         return await request.read(), None
     if request.content_type == "multipart/form-data":
         parts = read_form(request.headers["Content-Type"], await request.read(), FORM_PARTS)

@@ -28,7 +28,7 @@ from .cors import add_cors_headers, add_options_headers, is_preflight, methods_o
 from .middleware import Handler
 from .principal import PRINCIPAL, Principal, check_control
 
-UNLIMITED = frozenset({"/", "/status", "/static", "/healthz", "/readyz"})
+UNLIMITED = frozenset({"/", "/service-worker.js", "/status", "/static", "/healthz", "/readyz"})
 """The pages and the probes, by the pattern of their route: open to everybody, however often they are asked for."""
 
 PUBLIC = UNLIMITED | {"/v1/info", "/openapi.json"}

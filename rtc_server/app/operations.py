@@ -10,11 +10,12 @@ from rtc_server.realtime.compatibility import Support
 from .openapi import ANY_JSON, ERROR, FRAGMENT, HTML, PROBLEM, SDP, SESSION, TEXT, Content, Operation, Reply
 from .status_schema import STATUS
 
-SDP_ANSWER = Reply("The answer; `Location` is the call's address.", SDP, ("Location", "Resume-Token"))
+CREATED = ("Location", "ETag", "Link", "Accept-Patch", "Resume-Token")
+SDP_ANSWER = Reply("The answer; `Location` is the call's address.", SDP, CREATED)
 CALL_MADE = Reply(
     "The answer, or the `call_id` of a telephone call that rings; `Location` is the call's address.",
     {**SDP, **ANY_JSON},
-    ("Location", "Resume-Token"),
+    CREATED,
 )
 OFFER_ERRORS = (400, 404, 415, 503)
 CALL_ERRORS = (400, 404, 410, 503)
@@ -109,7 +110,6 @@ TARGET: Content = {
         "properties": {"target_uri": {"type": "string"}},
     }
 }
-CREATED = ("Location", "ETag", "Link", "Accept-Patch", "Resume-Token")
 RESUME = {"resume": "the token of a session to go on with (ours)"}
 BETA = {"OpenAI-Beta": "`realtime=v1` for the event names of the beta"}
 
@@ -152,9 +152,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("PATCH", "/v1/realtime/calls/{call_id}"): Operation(
         summary="candidates, or an offer with new ICE credentials",
         tag="realtime",
-        replies={200: Reply("The answer of an ICE restart.", SDP), 204: Reply("The candidates are taken.")},
+        replies={
+            200: Reply("The server's side of an ICE restart.", {**SDP, **FRAGMENT}, ("ETag",)),
+            204: Reply("The candidates are taken."),
+        },
         body={**SDP, **FRAGMENT},
-        errors=(*CALL_ERRORS, 415),
+        errors=(*CALL_ERRORS, 412, 415, 422, 428),
         is_ours=True,
     ),
     ("DELETE", "/v1/realtime/calls/{call_id}"): Operation(
@@ -292,6 +295,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/"): _server(
         summary="the web page",
         replies={200: Reply("The page.", HTML), 304: Reply("It has not changed.")},
+        is_public=True,
+    ),
+    ("GET", "/service-worker.js"): _server(
+        summary="the page's service worker: opens the page when the server cannot be reached",
+        replies={200: Reply("The script.", {"text/javascript": {"type": "string"}})},
         is_public=True,
     ),
     ("GET", "/healthz"): _server(

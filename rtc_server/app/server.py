@@ -41,13 +41,12 @@ from rtc_server.media.router import MediaRouter
 from rtc_server.media.snapshot_store import LocalSnapshotStore, SnapshotWriter
 from rtc_server.media.snapshots import SnapshotStore
 from rtc_server.network.addresses import machine_addresses
-from rtc_server.paths import web_dir
 from rtc_server.recording.store import check as check_recording
 from rtc_server.relays.ice_servers import IceServers
 from rtc_server.scheduling import place_executor, unused_media_settings
 from rtc_server.sip.service import SipService
 
-from . import admin, calls, client_secrets, health, ice_servers, pipecat, realtime_ws, status, telephone, whip
+from . import admin, calls, client_secrets, health, ice_servers, page, pipecat, realtime_ws, status, telephone, whip
 from .connections import MAX_HEADERS, ConnectionTable, listen
 from .context import CONTEXT, AppContext
 from .guard import GUARD, Guard, guarded, install
@@ -289,9 +288,9 @@ def create_app(context: AppContext) -> web.Application:
     app[status.STARTED_AT] = time.monotonic()
     app.add_routes(status.routes)
     app.add_routes(admin.routes)
-    app.router.add_get("/", _index)
+    app.add_routes(page.routes)
     app[health.OPENAPI] = document(app.router.routes(), OPERATIONS)
-    app.router.add_static("/static/", web_dir(), append_version=False)
+    page.add_static(app)
     return app
 
 
@@ -319,10 +318,6 @@ def ready_line(settings: Settings, engine: EngineClient, ports: Sequence[int], o
         urls.append(f"https://{lan}:{ports[1]}")
     how = f"backend {settings.engine.backend}, warm after {engine.load_seconds:.1f} s, {ACCESS[open_to]}"
     return f"rtc-server ready: {'  '.join(urls)}  ({how})"
-
-
-async def _index(request: web.Request) -> web.FileResponse:
-    return web.FileResponse(web_dir() / "index.html", headers={"Cache-Control": "no-cache"})
 
 
 async def _drain(router: MediaRouter, settings: Settings, lifecycle: Lifecycle) -> None:

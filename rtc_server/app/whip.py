@@ -12,7 +12,6 @@ from multidict import CIMultiDict
 from rtc_server.errors import (
     CallNotFoundError,
     InvalidParameterError,
-    PreconditionFailedError,
     UnsupportedMediaTypeError,
 )
 from rtc_server.media.node import Answer
@@ -20,12 +19,12 @@ from rtc_server.transports.fragments import read_fragment
 
 from .context import CONTEXT
 from .ice_servers import ice_links
+from .ice_sessions import FRAGMENT, SDP, etag, if_match
 from .offers import OfferTaker, call_options, resumable
 from .principal import require_control
 
 routes = web.RouteTableDef()
 
-SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
 WHEP_RELATION = "urn:ietf:params:whip:ext:rtc-server:whep"
 PREFIXES = {"whip": "rtc_", "whep": "whep_"}  # of ids: an address of one protocol does not reach into the other
 ENDPOINT_METHODS = "GET, HEAD, OPTIONS, POST"
@@ -91,11 +90,10 @@ async def update(request: web.Request) -> web.Response:
     session_id = _session_id(request)
     _require_type(request, FRAGMENT)
     fragment = read_fragment(await request.read(), allow_loopback=OfferTaker(request).allows_loopback)
-    if_match = _if_match(request)
-    done = await request.app[CONTEXT].router.update_ice(session_id, fragment, if_match)
+    done = await request.app[CONTEXT].router.update_ice(session_id, fragment, if_match(request))
     if done.fragment is None:
         return web.Response(status=204)
-    return web.Response(text=done.fragment, content_type=FRAGMENT, headers={"ETag": f'"{done.tag}"'})
+    return web.Response(text=done.fragment, content_type=FRAGMENT, headers=etag(done.tag))
 
 
 @routes.delete("/{protocol:whip|whep}/{session_id}")
@@ -137,20 +135,9 @@ def _session_id(request: web.Request) -> str:
     return session_id
 
 
-def _if_match(request: web.Request) -> str | None:
-    """The ICE session that a PATCH is meant for: "*", a tag, or None. Tags are quoted; some clients forget it."""
-    values = request.headers.getall("If-Match", [])
-    if not values:
-        return None  # eyevinn/whip-web-client sends none, and means the present one
-    tags = [tag.strip() for value in values for tag in value.split(",") if tag.strip()]
-    if len(tags) != 1:
-        raise PreconditionFailedError("'If-Match' must name one ICE session.")
-    return "*" if tags[0] in ("*", '"*"') else tags[0].removeprefix('"').removesuffix('"')
-
-
 def _created(request: web.Request, location: str, answer: Answer) -> CIMultiDict[str]:
     headers = ice_links(request)
     headers["Location"] = location
-    headers["ETag"] = f'"{answer.ice_tag}"'
+    headers.update(etag(answer.ice_tag))
     headers["Accept-Patch"] = FRAGMENT
     return headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,21 @@ Examples:
 
   rtc-server call --say a.wav --say b.wav --json
 
+  rtc-server call --say a.wav --relay tls   over TURN inside TLS, as behind a firewall that lets nothing else through
+
   rtc-server call --say a.wav --say b.wav --interrupt-after-ms 700   b.wav cuts into the first reply
 
 With --json the last line of the output holds transcripts, latencies and their stages.
 """
+
+
+class Relay(StrEnum):
+    """How the TURN server is talked to."""
+
+    ANY = "any"
+    UDP = "udp"
+    TCP = "tcp"
+    TLS = "tls"
 
 
 def call(
@@ -37,6 +49,10 @@ def call(
     output: Annotated[Path | None, typer.Option("--out", metavar="WAV", help="Save what the server said.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON for programs.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=1.0, help="Seconds to wait for each reply.")] = 30.0,
+    relay: Annotated[
+        Relay | None,
+        typer.Option(help="Talk over a TURN server of the server's only: the first over udp, tcp or tls, or any."),
+    ] = None,
     ca: CaOption = None,
     api_key: ApiKeyOption = None,
     insecure: InsecureOption = False,
@@ -44,4 +60,6 @@ def call(
     """Call a server, play recordings, and report what it answered and how fast."""
     from rtc_server.client.command import run_call
 
-    raise typer.Exit(run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure, ca, api_key))
+    way = None if relay is None else relay.value
+    code = run_call(url, say, interrupt_after_ms, output, json_output, timeout_s, insecure, ca, api_key, way)
+    raise typer.Exit(code)

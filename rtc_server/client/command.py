@@ -34,11 +34,13 @@ def run_call(
     insecure: bool,
     ca: Path | None = None,
     api_key: str | None = None,
+    relay: str | None = None,
 ) -> int:
     """Make one call and print what came of it. Returns the exit code: 0 when every recording was answered,
     1 when one was not, 2 after an error (one sentence on standard error), 130 after Ctrl-C, which hangs up.
 
-    `ca` is a PEM file of the authority that signed the server's certificate; `insecure` accepts any."""
+    `ca` is a PEM file of the authority that signed the server's certificate; `insecure` accepts any. `relay`:
+    see `CallPlan`."""
     try:
         plan = CallPlan(
             url=url,
@@ -48,6 +50,7 @@ def run_call(
             keep_audio=out is not None,
             tls=tls_of(insecure, ca),
             api_key=api_key,
+            relay=relay,
         )
         if not plan.recordings:
             raise RecordingError("There is nothing to say: give at least one recording.")

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from aiortc import RTCConfiguration
 
 from model.interface import Pcm16
 
@@ -24,6 +25,7 @@ from .hearing import HEARD_RATE
 from .listener import Listener, Stretch
 from .peer import Event, RealtimePeer
 from .recording import Recording
+from .relay import relay_only
 from .report import CallReport, TurnReport
 from .track import SpeakingTrack, Spoken
 from .transcript import Reply, TranscriptLog, Turn
@@ -56,6 +58,8 @@ class CallPlan:
     """Keep what was heard, for `CallReport.replies`."""
     tls: ssl.SSLContext | bool = True
     api_key: str | None = field(default=None, repr=False)
+    relay: str | None = None
+    """Talk over a TURN server of the server's only: "udp", "tcp" or "tls", "any" for the first that it names."""
 
 
 @dataclass(slots=True)
@@ -72,7 +76,11 @@ async def hold_call(plan: CallPlan, on_progress: Progress | None = None) -> Call
     """Make the call of `plan` and hang up. Nothing is left of it, however it ends.
 
     Raises CallError when it cannot be made, is ended by the server, or a reply does not come."""
-    call = _Call(plan, on_progress)
+    configuration = None
+    if plan.relay is not None:
+        transport = None if plan.relay == "any" else plan.relay
+        configuration = await relay_only(plan.url, transport, tls=plan.tls, api_key=plan.api_key)
+    call = _Call(plan, on_progress, configuration)
     try:
         return await call.run()
     finally:
@@ -80,7 +88,7 @@ async def hold_call(plan: CallPlan, on_progress: Progress | None = None) -> Call
 
 
 class _Call:
-    def __init__(self, plan: CallPlan, on_progress: Progress | None) -> None:
+    def __init__(self, plan: CallPlan, on_progress: Progress | None, configuration: RTCConfiguration | None) -> None:
         self._plan = plan
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
@@ -101,6 +109,7 @@ class _Call:
             on_end=self._on_end,
             tls=plan.tls,
             api_key=plan.api_key,
+            configuration=configuration,
         )
 
     async def run(self) -> CallReport:

@@ -100,7 +100,7 @@ class OpenS2SSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the checkpoint's weights; "auto" means bfloat16 on a GPU and float32 on the processor."""
     quantization: Literal["none", "int8", "fp8"] = "none"
-    """Store the large matrices in 8 bits: half the memory, slower, and slightly different replies."""
+    """Store the large matrices in 8 bits: half the memory, sooner replies ("int8"), slightly different ones."""
     decoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the decoder, which makes sound from speech tokens."""
     max_sequences: int = Field(16, ge=1, le=64)

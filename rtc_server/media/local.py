@@ -186,11 +186,11 @@ class LocalNode:
             follow(self.registry.get(request.call_id), sideband)
         return request.call_id, sideband
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
         transport = self._transport(call_id)
         was_held = transport.is_held
-        answer = await transport.renegotiate(offer)
+        answer = await transport.renegotiate(offer, if_match)
         await self._tell_hold(call_id, transport, was_held)
         return answer
 

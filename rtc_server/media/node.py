@@ -160,9 +160,10 @@ class MediaNode(Protocol):
         """Let a peer hear a call. Its id is used like a call's for what follows. Raises CallNotFoundError,
         ListenerError, NetworkError or InvalidSdpError."""
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
-        """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it. Raises
-        CallNotFoundError or InvalidSdpError."""
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
+        """A new answer for a running call: its ICE session is restarted, or it is put on hold, or taken off it.
+        `if_match` is the tag of the ICE session that is meant; None or "*" is any. Raises CallNotFoundError,
+        PreconditionFailedError or InvalidSdpError."""
 
     async def reoffer(self, call_id: str) -> str:
         """Our offer for a running call whose peer asks for one; `reanswer` next, or nothing. Raises CallNotFoundError

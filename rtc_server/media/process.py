@@ -169,9 +169,9 @@ class ProcessNode:
         update: IceUpdate = await self._ask_about(call_id, "update_ice", fragment, if_match)
         return update
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
-        return str(await self._ask_about(call_id, "renegotiate", offer))
+        return str(await self._ask_about(call_id, "renegotiate", offer, if_match))
 
     async def reoffer(self, call_id: str) -> str:
         """See `MediaNode`."""

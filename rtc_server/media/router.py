@@ -132,9 +132,9 @@ class MediaRouter:
         node = self._where.get(call_id)
         return node is not None and node.carries(call_id)
 
-    async def renegotiate(self, call_id: str, offer: Offer) -> str:
+    async def renegotiate(self, call_id: str, offer: Offer, if_match: str | None = None) -> str:
         """See `MediaNode`."""
-        return await self._node(call_id).renegotiate(call_id, offer)
+        return await self._node(call_id).renegotiate(call_id, offer, if_match)
 
     async def reoffer(self, call_id: str) -> str:
         """See `MediaNode`."""

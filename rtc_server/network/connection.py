@@ -154,6 +154,12 @@ class IceConnection(Connection):
         self._lent: list[LentProtocol] = []
         self._alive_at = self._allowed_at = self._loop.time()
         self._allowance: float = CONTROL_BURST  # datagrams that DTLS may be given now
+        self.is_lost = False
+        """The peer was not heard of for too long."""
+        self.is_replaceable = False
+        """Another connection is being made for the call: silence does not end this one meanwhile."""
+        self.is_overtaken = False
+        """Media goes over a pair of that other connection already: checks here do not take it back."""
 
     # --- candidates
 
@@ -257,18 +263,20 @@ class IceConnection(Connection):
         """The chosen pair is where media goes."""
         super().check_complete(pair)
         chosen = self._nominated.get(1)
-        if chosen is not None and not self._closing:
+        if chosen is not None and not self._closing and not self.is_overtaken:
             self.path.set_target(_sender(chosen))
 
     async def query_consent(self) -> None:
-        """Keep asking, and close when nothing signed has come for `CONSENT_LOST_SECONDS` (RFC 7675)."""
+        """Keep asking, and close when nothing signed has come for `CONSENT_LOST_SECONDS` (RFC 7675), except in the
+        middle of an ICE restart."""
         assert self.remote_password is not None
         key = self.remote_password.encode()
         while True:
             silent = self._loop.time() - self._alive_at
             interval = CONSENT_INTERVAL_SECONDS if silent < CONSENT_WORRY_SECONDS else CONSENT_WORRIED_INTERVAL_SECONDS
             await asyncio.sleep(interval * random.uniform(0.8, 1.2))
-            if self._loop.time() - self._alive_at >= CONSENT_LOST_SECONDS:
+            if self._loop.time() - self._alive_at >= CONSENT_LOST_SECONDS and not self.is_replaceable:
+                self.is_lost = True
                 self._query_consent_task = None
                 await self.close()
                 return
@@ -319,12 +327,21 @@ class IceConnection(Connection):
         """The best pair whose check was answered; None while there is none."""
         return next((pair for pair in self._check_list if pair.state == CandidatePair.State.SUCCEEDED), None)
 
+    def keep(self) -> None:
+        """There will be no other connection: this one is the call's again."""
+        self.is_replaceable = False
+        chosen = self._nominated.get(1)
+        if self.is_overtaken and chosen is not None and not self._closing:
+            self.path.set_target(_sender(chosen))
+        self.is_overtaken = False
+
     def successor(self) -> IceConnection:
         """A connection with new credentials on the same path, for an ICE restart."""
         arguments = {**self._arguments, "local_username": None, "local_password": None}
         return IceConnection(self.options, **arguments)
 
 
+RESTART_SECONDS = 30.0  # for the checks of an ICE restart; the call lives as long
 EARLY_POLL_SECONDS = 0.05
 NOMINATION_SECONDS = 0.3  # a peer whose old path works nominates within a round trip or two
 MAX_PAIRS = 50  # candidate pairs per call: a hostile peer could show a new source port with every check
@@ -383,6 +400,7 @@ class RestartableIce:
         await self._abandon()
         new = self.current.successor()
         self._next = new
+        self.current.is_replaceable = True
         try:
             await new.gather_candidates()
             new.remote_username, new.remote_password = remote_username, remote_password
@@ -390,6 +408,7 @@ class RestartableIce:
                 await self.add_candidate(candidate)
         except BaseException:  # cancelled or failed: nobody else knows this connection yet
             self._next = None
+            self.current.keep()
             await new.close()
             raise
         self._switching = asyncio.create_task(self._switch(new), name="ice-restart")
@@ -407,13 +426,14 @@ class RestartableIce:
         await self._abandon()
 
     async def _switch(self, new: IceConnection) -> None:
-        early = asyncio.create_task(self._send_early(new), name="ice-early")
+        early = asyncio.create_task(self._send_early(self.current, new), name="ice-early")
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(RESTART_SECONDS):
                 await new.connect()
         except (ConnectionError, TimeoutError):
             if self._next is new:
                 self._next = None
+                self.current.keep()
             await new.close()
             return
         finally:
@@ -428,17 +448,20 @@ class RestartableIce:
         await old.close()
 
     @staticmethod
-    async def _send_early(new: IceConnection) -> None:
+    async def _send_early(old: IceConnection, new: IceConnection) -> None:
         """Media goes over a pair that works before the peer has nominated one (RFC 8445 section 12.1): a browser whose
-        network is gone takes five seconds to give its old pair up, and hears us on any."""
+        network is gone takes five seconds to give its old pair up, and hears us on any. Checks on the old pair may
+        still come, from a network that carries one direction only."""
         while (working := new.working_pair()) is None:  # noqa: ASYNC110 - aioice tells nobody of a pair that works
             await asyncio.sleep(EARLY_POLL_SECONDS)
         await asyncio.sleep(NOMINATION_SECONDS)
+        old.is_overtaken = True
         new.path.set_target(_sender(new.working_pair() or working))
 
     async def _abandon(self) -> None:
         task, self._switching = self._switching, None
         new, self._next = self._next, None
+        self.current.keep()
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

@@ -118,6 +118,11 @@ def redirected(sdp: str, wanted: str) -> str:
     return head + separator + "\r\n".join(lines) + other + rest
 
 
+def ice_tag_of(answer: str) -> str:
+    """The tag of the ICE session in an answer of ours: our user name, as `WebRtcTransport.ice_tag` has it."""
+    return answer.partition("a=ice-ufrag:")[2].partition("\r\n")[0]
+
+
 def validate_offer(
     body: bytes, *, allow_loopback: bool = False, purpose: Purpose = "call", is_telephone: bool = False
 ) -> Offer:

@@ -239,12 +239,14 @@ class WebRtcTransport:
         loop = asyncio.get_running_loop()
         self._setup_timer = loop.call_later(self._options.setup_timeout_seconds, self._end, "setup_timeout")
 
-    async def renegotiate(self, offer: Offer) -> str:
+    async def renegotiate(self, offer: Offer, if_match: str | None = None) -> str:
         """Answer a new offer for this call: one with new ICE credentials restarts ICE, and audio goes on meanwhile; one
         that takes no audio any more (`sendonly`, `inactive`) puts the call on hold, until one takes it again (RFC 3264
-        section 8.4). Raises InvalidSdpError for another certificate or other m-sections."""
+        section 8.4). `if_match` names the ICE session that the peer knows. Raises PreconditionFailedError when that is
+        not the present one, and InvalidSdpError for another certificate or other m-sections."""
         if self._ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
+        self._check_match(self._ice, if_match)
         self._check_same_peer(offer)
         if self._ice.is_restart(offer.ice_ufrag):
             await self._restart(self._ice, offer.ice_ufrag, offer.ice_pwd, offer.candidates)
@@ -284,8 +286,7 @@ class WebRtcTransport:
         ice = self._ice
         if ice is None or self._is_closed:
             raise InvalidSdpError("The call is not set up.")
-        if if_match is not None and if_match not in ("*", ice.tag):
-            raise PreconditionFailedError("The call has another ICE session now; 'If-Match' must name that one.")
+        self._check_match(ice, if_match)
         is_new = fragment.ufrag is not None and fragment.ufrag not in self._usernames
         if if_match == "*":
             if fragment.ufrag is None or fragment.pwd is None:
@@ -371,6 +372,11 @@ class WebRtcTransport:
 
     # --- inside
 
+    @staticmethod
+    def _check_match(ice: RestartableIce, if_match: str | None) -> None:
+        if if_match is not None and if_match not in ("*", ice.tag):
+            raise PreconditionFailedError("The call has another ICE session now; 'If-Match' must name that one.")
+
     def _check_same_peer(self, description: Offer) -> None:
         if frozenset(description.fingerprints) != self._fingerprints:
             raise InvalidSdpError("An ICE restart must keep the DTLS fingerprint of the call.")
@@ -452,8 +458,9 @@ class WebRtcTransport:
                 self._sink.on_connected()
         elif state == "failed":
             self._end("connection_failed")
-        elif state == "closed":
-            self._end("peer_closed")
+        elif state == "closed":  # DTLS ends with its connection, in either case
+            is_lost = self._ice is not None and self._ice.current.is_lost
+            self._end("connection_failed" if is_lost else "peer_closed")
 
     def _end(self, reason: str) -> None:
         if not self._ended.done():

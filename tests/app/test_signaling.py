@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 
+from rtc_server.app.page import Shell
 from rtc_server.network.addresses import host_addresses
 from tests.support.running_server import running_server
 from tests.transports.test_sdp import offer
@@ -181,6 +183,51 @@ async def test_the_page_is_served_and_never_stale(http: aiohttp.ClientSession, u
         assert reply.status == 200
         assert reply.headers["Cache-Control"] == "no-cache"
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/service-worker.js", "text/javascript"),
+        ("/static/manifest.webmanifest", "application/manifest+json"),
+        ("/static/icons/icon-192.png", "image/png"),
+        ("/static/favicon.svg", "image/svg+xml"),
+    ],
+)
+async def test_what_an_installed_page_is_made_of_has_its_types_and_is_never_stale(
+    http: aiohttp.ClientSession, url: str, path: str, content_type: str
+) -> None:
+    async with http.get(url + path) as reply:
+        assert reply.status == 200
+        assert reply.content_type == content_type
+        assert reply.headers["Cache-Control"] == "no-cache"
+        policy = reply.headers["Content-Security-Policy"]
+    assert {"manifest-src 'self'", "worker-src 'self'"} <= set(policy.split("; "))
+
+
+def test_the_version_of_the_page_follows_the_content_of_every_file(tmp_path: Path) -> None:
+    (tmp_path / "js").mkdir()
+    for name, text in {"service-worker.js": "work()", "index.html": "<p>", "js/main.js": "main()"}.items():
+        (tmp_path / name).write_text(text)
+    shell = Shell(tmp_path)
+
+    def told() -> dict[str, object]:
+        first, rest = shell.worker().split("\n", 1)
+        assert rest == (tmp_path / "service-worker.js").read_text()
+        found: dict[str, object] = json.loads(first.removeprefix("const SHELL = ").removesuffix(";"))
+        return found
+
+    before = told()
+    assert before["files"] == ["./", "static/js/main.js"]
+    assert told() == before
+    versions = {before["version"]}
+    (tmp_path / "js/main.js").write_text("other()")
+    versions.add(told()["version"])
+    (tmp_path / "service-worker.js").write_text("rest()")
+    versions.add(told()["version"])
+    (tmp_path / "js/main.js").rename(tmp_path / "js/more.js")
+    versions.add(told()["version"])
+    assert len(versions) == 4
 
 
 async def test_health_info_models_and_metrics(http: aiohttp.ClientSession, url: str) -> None:

@@ -15,6 +15,9 @@ from tests.support.server_process import ServerProcess, server_process
 
 SILENCE_SECONDS = 60.0  # after the question the fake microphone says nothing more
 
+# It would fetch every file again for each page, and answer what a test wants to answer itself.
+NO_SERVICE_WORKER = "delete Navigator.prototype.serviceWorker"
+
 OpenPage: TypeAlias = Callable[..., Caller]
 """open_page(url="", allows_microphone=True, scheme="light", width=1280, height=800) -> a caller at that page."""
 
@@ -55,12 +58,18 @@ def open_page(browser: Browser, server: ServerProcess) -> Iterator[OpenPage]:
         width: int = 1280,
         height: int = 800,
         reduced_motion: str = "no-preference",
+        is_installable: bool = False,
+        is_phone: bool = False,
     ) -> Caller:
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if scheme == "dark" else "light",
             reduced_motion="reduce" if reduced_motion == "reduce" else "no-preference",
+            has_touch=is_phone,
+            is_mobile=is_phone,
         )
+        if not is_installable:
+            context.add_init_script(NO_SERVICE_WORKER)
         caller = Caller(context.new_page(), url or server.url, allows_microphone=allows_microphone)
         callers.append(caller)
         return caller

@@ -16,6 +16,8 @@ from tests.browser.conftest import OpenPage
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
 NARROW_PX = 320  # WCAG 1.4.10
 MIN_TARGET_PX = 24  # WCAG 2.5.8
+FINGER_PX = 44  # WCAG 2.5.5
+PHONES = [(360, 640), (390, 844)]
 
 TURN: list[dict[str, Any]] = [
     {"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0},
@@ -99,6 +101,15 @@ def muted(caller: Caller) -> Caller:
     return caller
 
 
+def away(caller: Caller) -> Caller:
+    """The server is gone while the page is open."""
+    scripted(caller)
+    caller.page.route("**/v1/info", lambda route: route.abort())
+    caller.page.evaluate("() => dispatchEvent(new Event('online'))")
+    expect(caller.page.get_by_role("heading", name="Server not reachable")).to_be_visible()
+    return caller
+
+
 STATES: dict[str, Callable[[Caller], Caller]] = {
     "idle": scripted,
     "speaking": speaking,
@@ -164,8 +175,8 @@ def test_the_idle_page_is_walked_through_in_reading_order(open_page: OpenPage) -
 def test_a_call_is_walked_through_in_reading_order(open_page: OpenPage) -> None:
     page = speaking(open_page()).page
     page.evaluate("() => document.getElementById('theme').focus()")
-    first = ["mute", "call", "interrupt", "mic-select", "captions", "composer-text", "composer-send"]
-    assert tab_stops(page, 8) == [*first, "Receive"]
+    first = ["mute", "call", "interrupt", "mic-select", "output-select", "captions", "composer-text", "composer-send"]
+    assert tab_stops(page, 9) == [*first, "Receive"]
 
 
 def test_focus_is_visible(open_page: OpenPage) -> None:
@@ -241,6 +252,55 @@ def test_nothing_has_to_be_scrolled_sideways_on_the_narrowest_phone(open_page: O
     caller = open_page(width=NARROW_PX, height=568)
     STATES[state](caller)
     assert caller.page.evaluate("() => document.documentElement.scrollWidth") <= NARROW_PX
+
+
+@pytest.mark.parametrize("reach", [away, speaking, STATES["ice failed"]], ids=["away", "speaking", "ice failed"])
+def test_on_a_phone_fingers_hit_everything_and_nothing_lies_outside(
+    open_page: OpenPage, reach: Callable[[Caller], Caller]
+) -> None:
+    page = reach(open_page(is_phone=True)).page
+    for width, height in PHONES:
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        targets = page.locator("button, input, select, summary, a.button").evaluate_all(
+            """all => all.filter((node) => node.checkVisibility()).map((node) => [node.id || node.textContent,
+                Math.min(node.offsetWidth, node.offsetHeight), parseFloat(getComputedStyle(node).fontSize),
+                node.matches("input, select")])"""
+        )
+        assert len(targets) >= 4
+        assert [target for target in targets if target[1] < FINGER_PX] == []
+        assert [target for target in targets if target[3] and target[2] < 16] == [], "iOS zooms into it"
+
+
+def test_on_a_phone_the_conversation_lies_above_the_controls_and_clear_of_notches(open_page: OpenPage) -> None:
+    page = speaking(open_page(is_phone=True)).page
+    session = page.context.new_cdp_session(page)
+    for width, height in PHONES:
+        page.set_viewport_size({"width": width, "height": height})
+        for inset in (0, 30):
+            insets = dict.fromkeys(("top", "bottom", "left", "right"), inset)
+            session.send("Emulation.setSafeAreaInsetsOverride", {"insets": insets})
+            page.wait_for_function(
+                "inset => getComputedStyle(document.querySelector('.bar')).paddingTop === `${12 + inset}px`", arg=inset
+            )
+            controls = edges(page, ".controls")
+            assert controls["bottom"] == pytest.approx(height, abs=1.0)
+            assert edges(page, "#call")["bottom"] <= height - inset
+            if height > 800 or not inset:  # on the smallest there is no room for all of it
+                assert edges(page, "#composer")["bottom"] <= controls["top"]
+            assert edges(page, "#captions")["height"] >= 90, "two captions"
+            for selector in (".stage", ".conversation", ".brand", ".control"):
+                assert edges(page, selector)["left"] >= inset, selector
+                assert edges(page, selector)["right"] <= width - inset, selector
+    session.detach()
+
+
+def edges(page: Page, selector: str) -> dict[str, float]:
+    """Where the first such element lies, in CSS pixels."""
+    found: dict[str, float] = page.evaluate(
+        "selector => document.querySelector(selector).getBoundingClientRect().toJSON()", selector
+    )
+    return found
 
 
 def test_motion_stops_where_it_is_not_wanted(open_page: OpenPage) -> None:

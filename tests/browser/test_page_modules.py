@@ -396,7 +396,7 @@ def test_median(run: Run, values: list[float], expected: float | None) -> None:
 
 KINDS = (
     *("insecure-origin", "no-webrtc", "unreachable", "refused", "bad-answer", "ice-failed"),
-    *("no-microphone", "microphone-busy", "microphone-lost", "microphone-failed"),
+    *("no-microphone", "microphone-busy", "microphone-lost", "microphone-interrupted", "microphone-failed"),
     *("permission-denied", "permission-dismissed", "permission-system"),
     *("server-full", "not-ready", "connection-lost", "ended-by-server", "time-limit"),
 )

@@ -189,6 +189,16 @@ def test_it_can_be_read_on_a_small_screen_and_in_the_dark(
     assert rows == 1 + len(status_of(server)["live_calls"]), "a table for screen readers, whatever it looks like"
 
 
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844)])
+def test_a_phone_shows_it_whole_and_fingers_hit_everything(open_page: OpenPage, width: int, height: int) -> None:
+    page = watch(open_page(width=width, height=height, is_phone=True))
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    heights = page.locator("button, input, summary").evaluate_all(
+        "all => all.filter((node) => node.checkVisibility()).map((node) => [node.id, node.offsetHeight])"
+    )
+    assert [found for found in heights if found[1] < 44] == []
+
+
 def test_it_can_be_used_without_a_mouse(open_page: OpenPage) -> None:
     page = watch(open_page())
     reached = []

@@ -22,6 +22,9 @@ PAGES = {"browser_agents", "whip.html"}
 TELEPHONE = {"answer_calls.py"}
 """Run in tests/sip/test_control.py."""
 
+MOBILE = {"mobile"}
+"""Its part in Node: run in tests/clients/test_mobile.py. Those in Swift and Kotlin say that they are not built here."""
+
 RAN = {"aiortc_talk.py", "curl.sh", "node_agents.mjs", "node_openai.mjs", "python_openai.py"}
 
 
@@ -98,6 +101,6 @@ def test_curl(packages: NpmClients, stock_server: ServerProcess) -> None:
 
 def test_every_example_is_run_and_listed() -> None:
     shown = {path.name for path in EXAMPLES.iterdir()} - {"README.md", "question.wav", "node_modules"}
-    assert shown == RAN | PAGES | TELEPHONE
+    assert shown == RAN | PAGES | TELEPHONE | MOBILE
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [name for name in shown if f"({name}" not in listed] == []

@@ -197,7 +197,7 @@ def test_coturn_accepts_the_configuration(turn: Turn) -> None:
 def test_the_telephone_edge_is_confined_and_takes_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     services = rendered("compose.yml", "compose.sip.yml")
     assert set(services) >= {"server", "sip-proxy", "sip-relay"}
-    assert services["server"]["build"]["args"]["EXTRAS"] == "sip"
+    assert services["server"]["build"]["args"]["EXTRAS"] == "sip,cleaning"
     assert services["server"]["environment"]["RTC_SERVER__SIP__ENABLED"] == "true"
     for name in ("sip-proxy", "sip-relay"):
         service = services[name]

@@ -267,6 +267,54 @@ async def test_an_ice_restart_with_another_certificate_is_refused() -> None:
         await live.sink.more()
 
 
+def fall_silent(live: Call) -> None:
+    """The peer's ICE sends nothing any more, as when its network is gone; nothing was said."""
+    for protocol in live.caller.getTransceivers()[0].sender.transport.transport._connection._protocols:
+        protocol.send_stun = lambda *arguments: None
+
+
+@pytest.fixture
+def short_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "CONSENT_LOST_SECONDS", 0.4)
+    monkeypatch.setattr(ours, "CONSENT_WORRY_SECONDS", 0.2)
+    monkeypatch.setattr(ours, "CONSENT_INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(ours, "CONSENT_WORRIED_INTERVAL_SECONDS", 0.1)
+
+
+async def test_a_peer_that_is_not_heard_of_any_more_has_not_hung_up(short_consent: None) -> None:
+    async with call() as live, asyncio.timeout(10):
+        fall_silent(live)
+        assert await asyncio.shield(live.transport._ended) == "connection_failed", "its session is kept"
+
+
+async def test_an_ice_restart_gives_a_silent_peer_time(short_consent: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "RESTART_SECONDS", 1.5)
+    async with call() as live, asyncio.timeout(10):
+        fall_silent(live)
+        sdp = restarted(live.caller.localDescription.sdp, "abcdefgh", "p" * 22)
+        await live.transport.renegotiate(validate_offer(sdp, allow_loopback=True))
+        await asyncio.sleep(1.0)  # more than twice as long as without
+        assert not live.transport._ended.done()
+        assert await asyncio.shield(live.transport._ended) == "connection_failed", "nobody came"
+
+
+async def test_checks_on_the_old_pair_do_not_take_the_media_back() -> None:
+    """They still come from a network that carries one direction only."""
+    async with call() as live:
+        assert live.transport._ice is not None
+        old, path = live.transport._ice.current, live.transport._path
+        sent: list[bytes] = []
+        path.set_target(lambda data: sent.append(bytes(data)))
+        old.is_overtaken = True  # what `_send_early` does once the new pair works
+        old.check_complete(old._nominated[1])
+        path.send(b"\x80 over the new pair")
+        assert sent.pop() == b"\x80 over the new pair"
+        old.keep()
+        sent.clear()
+        path.send(b"\x80 over the old one again, as the restart came to nothing")
+        assert sent == []
+
+
 async def test_a_repeated_offer_gets_the_present_answer() -> None:
     async with call() as live:
         offer = validate_offer(live.caller.localDescription.sdp.encode(), allow_loopback=True)

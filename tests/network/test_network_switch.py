@@ -1,7 +1,4 @@
-"""A caller whose network changes in mid-call hears the rest of the reply, within seconds.
-
-client (10.99.0.2 "wifi", 10.97.0.2 "lte") ==== server (10.96.0.1, reached over both)
-"""
+"""A caller whose network changes in mid-call hears the rest of the reply, within seconds."""
 
 from __future__ import annotations
 
@@ -14,33 +11,22 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.caller import REPLY_MS, Caller
-from tests.browser.chromium import FLAGS, LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
-from tests.support.forwarding import forwarded
-from tests.support.namespaces import Namespace, network, require_namespaces
-from tests.support.server_process import ServerProcess, server_process
+from tests.browser.chromium import LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
+from tests.support.namespaces import require_namespaces
+from tests.support.npm_clients import NpmClients
+from tests.support.phone import phone, phone_files
+from tests.support.two_networks import PAGE, PAGE_FLAGS, TwoNetworks, two_networks
 
-SERVER, PAGE_PORT = "10.96.0.1", 8000
 LIMIT_SECONDS = 5.0
 LONG_QUESTION = "Tell me a long story about a cat, a dog and a house by the sea."
 
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """See the module's docstring."""
+    """Two networks, and a browser on the client's machine."""
 
-    server: ServerProcess
-    client: Namespace
-    wifi: str
-    """The client's interface that goes."""
+    networks: TwoNetworks
     browser: Browser
-    page: str
-
-    def leave_the_wifi(self) -> None:
-        self.client.ip("link", "set", self.wifi, "down")
-
-    def come_back(self) -> None:
-        self.client.ip("link", "set", self.wifi, "up")
-        self.client.ip("route", "replace", SERVER, "via", "10.99.0.1", "metric", "10")
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +36,17 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         pytest.skip("not installed: chromium")
     microphone = tmp_path_factory.mktemp("switch") / "question.wav"
     write_microphone(microphone, [SPEECH / "f0_rms.wav"], LEAD_SECONDS, 60.0)
-    page = f"http://{SERVER}:{PAGE_PORT}"
-    flags = [flag for flag in FLAGS if not flag.startswith("--host-resolver-rules")]
-    flags.append(f"--unsafely-treat-insecure-origin-as-secure={page}")
-    with network() as net:
-        at_server, client = net.machine("server"), net.machine("client")
-        wifi, _ = net.link(client, "10.99.0.2/24", at_server, "10.99.0.1/24")
-        net.link(client, "10.97.0.2/24", at_server, "10.97.0.1/24")
-        at_server.ip("addr", "add", f"{SERVER}/32", "dev", "lo")
-        client.ip("route", "add", SERVER, "via", "10.99.0.1", "metric", "10")
-        client.ip("route", "add", SERVER, "via", "10.97.0.1", "metric", "20")
-        with at_server.entered(), server_process("cascade", {"webrtc.host_addresses": [SERVER]}) as server:
-            port = int(server.url.rpartition(":")[2])
-            with (
-                forwarded((SERVER, PAGE_PORT), ("127.0.0.1", port)),
-                client.entered(),
-                chromium(microphone, flags=flags) as browser,
-            ):
-                yield Stand(server, client, wifi, browser, page)
+    with (
+        two_networks("cascade") as networks,
+        networks.client.entered(),
+        chromium(microphone, flags=PAGE_FLAGS) as browser,
+    ):
+        yield Stand(networks, browser)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> NpmClients:
+    return phone_files(tmp_path_factory.mktemp("phone"))
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +58,14 @@ def test_the_rest_of_the_reply_is_heard_over_the_other_network(stand: Stand) -> 
     context = stand.browser.new_context()
     try:
         page = context.new_page()
-        allow_microphone(page, stand.page)
-        caller = Caller(page, stand.page)
+        allow_microphone(page, PAGE)
+        caller = Caller(page, PAGE)
         caller.opens_the_page()
         caller.says_nothing()
         caller.calls()
         caller.types(LONG_QUESTION)
         caller.hears_sound()
-        stand.leave_the_wifi()
+        stand.networks.leave_the_wifi()
         left = time.monotonic()
         caller.hears_silence()
         caller.hears_sound()
@@ -95,7 +74,26 @@ def test_the_rest_of_the_reply_is_heard_over_the_other_network(stand: Stand) -> 
         assert seconds < LIMIT_SECONDS
         expect(caller.said()).to_have_text([LONG_QUESTION], timeout=REPLY_MS)
         expect(caller.replies()).to_have_count(1)
-        stand.come_back()
+        stand.networks.come_back()
         caller.hangs_up()
     finally:
         context.close()
+
+
+def test_a_phone_hears_the_rest_of_the_reply_over_the_other_network(stand: Stand, files: NpmClients) -> None:
+    """libwebrtc, which is told nothing: it goes by the silence."""
+    with stand.networks.client.entered(), phone(files, PAGE) as caller:
+        caller.do("start")
+        caller.write(LONG_QUESTION)
+        caller.do("sound")
+        before = caller.do("report")
+        stand.networks.leave_the_wifi()
+        left = time.monotonic()
+        caller.do("soundAgain")
+        seconds = time.monotonic() - left
+        print(f"the reply went on {seconds:.1f} s after the network was gone")
+        assert seconds < LIMIT_SECONDS
+        caller.do("until", state="live")
+        after = caller.do("report")
+        assert (after["url"], after["states"]) == (before["url"], ["connecting", "live", "lost", "live"])
+        stand.networks.come_back()

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rtc_server.config import Settings, load_settings
@@ -171,6 +172,26 @@ def test_a_part_that_ignores_its_end_is_ended(tmp_path: Path) -> None:
         time.sleep(0.02)
     part.stop(0.2)
     assert part.process.returncode == -9
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_what_a_killed_part_had_started_ends_too(tmp_path: Path, is_stopped: bool) -> None:
+    part = start_part("kamailio", ["sh", "-c", "sleep 60 & echo $! & wait"], tmp_path / "log")
+    deadline = time.monotonic() + 10
+    while not (number := (tmp_path / "log").read_text()).endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child = psutil.Process(int(number))
+    part.process.kill()
+    part.process.wait()
+    if is_stopped:
+        part.stop()
+    else:
+        with pytest.raises(EdgeError):
+            part.check()
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_port_of_somebody_else_is_named() -> None:

@@ -82,6 +82,13 @@ export class CallAudio extends EventTarget {
     }
   }
 
+  /** The system may have paused it: a telephone call, a locked screen. */
+  async recover() {
+    if (!this.#element.srcObject) return;
+    if (this.#context && this.#context.state !== "running") this.#context.resume(); // iOS: "interrupted"
+    if (this.#element.paused) await this.play();
+  }
+
   /** The call is over. */
   stop() {
     this.#you?.close();

@@ -14,14 +14,15 @@
 import { Call } from "./call.js";
 import { checkSurroundings } from "./devices.js";
 import { CallFailure } from "./failures.js";
-import { address, fetchIceServers, fetchReadiness } from "./server.js";
+import { IceServers } from "./ice-servers.js";
+import { address, fetchReadiness } from "./server.js";
 
 const READY_POLL_SECONDS = 2;
 const LOADING_PATIENCE_SECONDS = 600; // a large model from a slow disk
 const FULL_TRIES = 12; // two minutes at the server's usual Retry-After of 10 s; then the caller decides
 const DEFAULT_RETRY_SECONDS = 10;
 const MAX_RETRY_SECONDS = 60;
-const RESUME_WAITS_SECONDS = [0, 1, 2, 4, 8, 15, 15]; // before each try; the server keeps a lost session for 90 s
+const RESUME_WAITS_SECONDS = [0, 1, 2, 4, 8, 15, 15, 15, 15]; // before each try; the server keeps a lost session for 90 s
 
 /** @typedef {"idle" | "asking" | "connecting" | "waiting" | "live" | "lost"} Phase */
 /** @typedef {{kind: "not-ready" | "server-full", detail: string, seconds: number}} Waiting `seconds`: left, or so far */
@@ -37,6 +38,7 @@ export class CallFlow extends EventTarget {
   /** @type {AbortController | null} */ #attempt = null;
   /** @type {Call | null} */ #call = null;
   /** @type {(() => void) | null} */ #tryNow = null;
+  #iceServers = new IceServers();
 
   /** @param {import("./devices.js").Microphone} microphone */
   constructor(microphone) {
@@ -101,6 +103,13 @@ export class CallFlow extends EventTarget {
     this.#finish();
   }
 
+  /** The page slept, or its network may be another: a call that does not live any more goes on at once.
+   * @param {number} asleepMs in which no script ran */
+  wake(asleepMs) {
+    if (this.phase === "lost" && !this.#call) this.tryNow();
+    this.#call?.check(asleepMs);
+  }
+
   /** While waiting: do not wait any longer. */
   tryNow() {
     this.#tryNow?.();
@@ -130,9 +139,11 @@ export class CallFlow extends EventTarget {
 
   /** @param {MediaStream} stream @param {string | null} [resume] */
   async #newCall(stream, resume = null) {
-    const iceServers = await fetchIceServers(); // each time: TURN credentials expire
+    const iceServers = await this.#iceServers.forCall(); // each time: TURN credentials expire
+    const renewIceServers = () => this.#iceServers.renewed();
     const relayOnly = new URLSearchParams(location.search).get("relay") === "1"; // to find out what is wrong with a relay
-    const call = new Call({ stream, endpoint: address("v1/realtime/calls"), iceServers, relayOnly, resume });
+    const endpoint = address("v1/realtime/calls");
+    const call = new Call({ stream, endpoint, iceServers, renewIceServers, relayOnly, resume });
     const isCurrent = () => this.#call === call || this.#call === null;
     this.dispatchEvent(new Event("call"));
     call.addEventListener("server", (event) => {
@@ -164,12 +175,15 @@ export class CallFlow extends EventTarget {
     this.#enter("lost");
     try {
       for (const wait of RESUME_WAITS_SECONDS) {
-        for (let left = wait; left > 0; left -= 1) await second(attempt.signal);
+        const nudge = new AbortController();
+        this.#tryNow = () => nudge.abort();
+        for (let left = wait; left > 0 && !nudge.signal.aborted; left -= 1) await second(attempt.signal, nudge.signal);
         const stream = this.#microphone.stream ?? (await this.#microphone.open());
         const call = await this.#newCall(stream, token);
         try {
           await call.connect(attempt.signal);
           this.#call = call;
+          this.#tryNow = null;
           this.#enter("live");
           return;
         } catch (error) {

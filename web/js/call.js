@@ -12,6 +12,7 @@
 
 import { authorization, hasKey } from "./credentials.js";
 import { CallFailure } from "./failures.js";
+import { hasRelay } from "./ice-servers.js";
 
 const CHANNEL = "oai-events";
 const GATHER_RELAYS_MS = 3_000; // a relay over TCP takes 600 ms where UDP is blocked; usually all is there at once
@@ -23,6 +24,8 @@ const PATCH_MS = 1_000;
 const PATCH_WAIT_MS = 100;
 const WATCH_MS = 300;
 const SILENT_MS = 1_200; // three of the packets that come in silence
+const PROBE_MS = 600; // more than the time between two packets
+const PROBE_STEP_MS = 50;
 const TIME_LIMIT_MARGIN_S = 5;
 
 export class Call extends EventTarget {
@@ -33,12 +36,15 @@ export class Call extends EventTarget {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #lostTimer;
   /** @type {string | null} how another call goes on with this one's session */ #resumeToken = null;
   #endpoint;
-  #gatherMs;
+  #configuration;
+  #renewIceServers;
   #resume;
   /** @type {ReturnType<typeof setInterval> | undefined} */ #watcher;
   #packets = 0;
   #packetAt = 0;
   #isSilent = false;
+  #isChecking = false;
+  #isRestarting = false;
   #isClosed = false;
   #isConnected = false;
   #expiresAt = Infinity;
@@ -48,20 +54,19 @@ export class Call extends EventTarget {
    * @param {MediaStream} options.stream the microphone
    * @param {string} options.endpoint absolute URL of `/v1/realtime/calls`
    * @param {RTCIceServer[]} [options.iceServers]
+   * @param {() => Promise<RTCIceServer[] | null>} [options.renewIceServers] asked before an ICE restart, when the
+   *   credentials may have expired; null: go on with those that there are
    * @param {boolean} [options.relayOnly] go through a TURN server even where the direct way works
    * @param {string | null} [options.resume] the `resumeToken` of a call that was lost
    */
-  constructor({ stream, endpoint, iceServers = [], relayOnly = false, resume = null }) {
+  constructor({ stream, endpoint, iceServers = [], renewIceServers, relayOnly = false, resume = null }) {
     super();
     this.#endpoint = endpoint;
     this.#resume = resume;
-    const relays = iceServers.some(({ urls }) => [urls].flat().some((url) => url.startsWith("turn")));
-    this.#gatherMs = relays ? GATHER_RELAYS_MS : GATHER_MS;
-    this.#pc = new RTCPeerConnection({
-      iceServers,
-      iceTransportPolicy: relayOnly ? "relay" : "all",
-      bundlePolicy: "max-bundle",
-    });
+    this.#renewIceServers = renewIceServers ?? (async () => null);
+    /** @type {RTCConfiguration & {iceServers: RTCIceServer[]}} */
+    this.#configuration = { iceServers, iceTransportPolicy: relayOnly ? "relay" : "all", bundlePolicy: "max-bundle" };
+    this.#pc = new RTCPeerConnection(this.#configuration);
     this.#sender = this.#pc.addTrack(stream.getAudioTracks()[0], stream);
     this.#channel = this.#pc.createDataChannel(CHANNEL);
     this.#channel.addEventListener("message", (event) => this.#onMessage(event.data));
@@ -116,6 +121,24 @@ export class Call extends EventTarget {
     await this.#sender.replaceTrack(track);
   }
 
+  /**
+   * The page slept, or its network may be another: find out now whether the connection is alive, not when the silence has
+   * lasted. After a longer sleep it is taken for dead: what still comes in then has lain in the system's buffers.
+   * @param {number} asleepMs in which no script ran
+   */
+  async check(asleepMs) {
+    if (this.#isChecking || this.#isClosed || !this.#isConnected) return;
+    this.#isChecking = true;
+    try {
+      const isAlive = asleepMs < LOST_GRACE_MS && (await this.#hears());
+      if (isAlive) return;
+      this.#isSilent = true; // this restart is for the silence that the watch may be about to notice
+      await this.#restartIce();
+    } finally {
+      this.#isChecking = false;
+    }
+  }
+
   /** End the call. Safe to repeat. */
   hangUp() {
     this.#close();
@@ -137,7 +160,7 @@ export class Call extends EventTarget {
   #gathered() {
     return new Promise((resolve) => {
       if (this.#pc.iceGatheringState === "complete") return resolve();
-      setTimeout(resolve, this.#gatherMs);
+      setTimeout(resolve, hasRelay(this.#configuration.iceServers) ? GATHER_RELAYS_MS : GATHER_MS);
       this.#pc.addEventListener("icegatheringstatechange", () => {
         if (this.#pc.iceGatheringState === "complete") resolve();
       });
@@ -217,9 +240,7 @@ export class Call extends EventTarget {
    * every 400 ms, whoever speaks. One restart for each silence. */
   async #watch() {
     if (this.#isClosed) return;
-    const stats = await this.#pc.getStats();
-    let packets = 0;
-    for (const entry of stats.values()) if (entry.type === "inbound-rtp") packets += entry.packetsReceived ?? 0;
+    const packets = await this.#received();
     const now = performance.now();
     if (packets !== this.#packets) {
       [this.#packets, this.#packetAt, this.#isSilent] = [packets, now, false];
@@ -227,6 +248,25 @@ export class Call extends EventTarget {
       this.#isSilent = true;
       if (!this.#isClosed && this.#lostTimer === undefined) this.#restartIce();
     }
+  }
+
+  /** Whether something comes in just now. @returns {Promise<boolean>} */
+  async #hears() {
+    const before = await this.#received();
+    for (let waited = 0; waited < PROBE_MS && !this.#isClosed; waited += PROBE_STEP_MS) {
+      await new Promise((resolve) => setTimeout(resolve, PROBE_STEP_MS));
+      if ((await this.#received()) > before) return true;
+    }
+    return false;
+  }
+
+  /** Packets of sound so far. @returns {Promise<number>} */
+  async #received() {
+    let packets = 0;
+    for (const entry of (await this.#pc.getStats()).values()) {
+      if (entry.type === "inbound-rtp") packets += entry.packetsReceived ?? 0;
+    }
+    return packets;
   }
 
   #onConnectionState() {
@@ -247,7 +287,15 @@ export class Call extends EventTarget {
 
   /** Look for another way to the server. One that no longer has the call says so, which saves the rest of the wait. */
   async #restartIce() {
+    if (this.#isRestarting || this.#isClosed) return;
+    this.#isRestarting = true;
     try {
+      const iceServers = await this.#renewIceServers();
+      if (this.#isClosed) return;
+      if (iceServers) {
+        this.#configuration = { ...this.#configuration, iceServers };
+        this.#pc.setConfiguration(this.#configuration);
+      }
       this.#pc.restartIce();
       await this.#pc.setLocalDescription();
       await this.#gathered();
@@ -260,6 +308,8 @@ export class Call extends EventTarget {
       if (!this.#isClosed) await this.#pc.setRemoteDescription({ type: "answer", sdp });
     } catch {
       // No network at the moment, or the call was closed meanwhile: the timer decides.
+    } finally {
+      this.#isRestarting = false;
     }
   }
 

@@ -1,16 +1,18 @@
 // @ts-check
 /** The microphone: which ones there are, which one is used, and opening it with a reason when that fails. No DOM. */
 
+import { inputsOf, isUnnamed, nextMicrophone } from "./audio-route.js";
 import { CallFailure } from "./failures.js";
 import { recall, remember } from "./storage.js";
-
-/** Not microphones but Chromium's names for "whichever", and what browsers say before permission. */
-const UNNAMED = new Set(["", "default", "communications"]);
 
 /** The browser removes the reply from the microphone's sound; without that the server would hear itself. */
 const PROCESSING = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
 
-/** Events: `devices` (the list changed), `stream` (another microphone is in use), `lost` (it was unplugged). */
+/**
+ * Events: `devices` (the list changed), `stream` (another microphone is in use), `lost` (it was unplugged), `switched` (to
+ * another one by itself, a headset came or went), `interrupted` and `restored` (the system took it, a telephone call, and
+ * gave it back).
+ */
 export class Microphone extends EventTarget {
   /** @type {MediaStream | null} */
   stream = null;
@@ -18,11 +20,24 @@ export class Microphone extends EventTarget {
   devices = [];
   /** "" is the system's default. */
   selectedId = recall("microphone") ?? "";
+  #wantedId = this.selectedId; // stays while that one is switched off
   #isMuted = false;
+  #isOpening = false;
+  /** @type {import("./audio-route.js").Inputs} */ #inputs = inputsOf([]);
 
   constructor() {
     super();
-    navigator.mediaDevices?.addEventListener?.("devicechange", () => this.refresh());
+    navigator.mediaDevices?.addEventListener?.("devicechange", () => this.#follow());
+  }
+
+  /** The track in use, or null. */
+  get track() {
+    return this.stream?.getAudioTracks()[0] ?? null;
+  }
+
+  /** The system has taken it for now. */
+  get isInterrupted() {
+    return this.track?.muted ?? false;
   }
 
   get isMuted() {
@@ -39,9 +54,34 @@ export class Microphone extends EventTarget {
   async refresh() {
     const all = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
     this.devices = all
-      .filter((device) => device.kind === "audioinput" && !UNNAMED.has(device.deviceId))
+      .filter((device) => device.kind === "audioinput" && !isUnnamed(device.deviceId))
       .map((device, index) => ({ id: device.deviceId, label: device.label || `Microphone ${index + 1}` }));
+    this.#inputs = inputsOf(all);
     this.dispatchEvent(new Event("devices"));
+  }
+
+  /** Devices came or went: an open microphone moves with the system's default, or back to the caller's choice. */
+  async #follow() {
+    const before = this.#inputs;
+    await this.refresh();
+    if (!this.stream || this.#isOpening) return;
+    const next = nextMicrophone(before, this.#inputs, this.#wantedId, this.selectedId);
+    if (next === null) return;
+    const [idBefore, labelBefore] = [this.selectedId, this.track?.label];
+    this.selectedId = next;
+    try {
+      this.#use(await this.#request());
+      if (this.track && this.track.label !== labelBefore) this.dispatchEvent(new Event("switched"));
+    } catch (error) {
+      if (!(error instanceof CallFailure)) throw error;
+      this.selectedId = idBefore; // the one in use goes on
+    }
+    this.dispatchEvent(new Event("devices"));
+  }
+
+  /** Take the microphone again when the system took it and the page is back. Throws CallFailure. */
+  async recover() {
+    if (this.stream && !this.#isOpening && this.isInterrupted) this.#use(await this.#request());
   }
 
   /** Open the chosen microphone, or return it if it is open. Throws CallFailure. @returns {Promise<MediaStream>} */
@@ -61,6 +101,7 @@ export class Microphone extends EventTarget {
     this.selectedId = id;
     try {
       if (this.stream) this.#use(await this.#request());
+      this.#wantedId = id;
       remember("microphone", id);
     } catch (error) {
       this.selectedId = before;
@@ -78,13 +119,16 @@ export class Microphone extends EventTarget {
   /** @returns {Promise<MediaStream>} */
   async #request() {
     const exact = this.selectedId ? { deviceId: { exact: this.selectedId } } : {};
+    this.#isOpening = true; // on iOS a second capture mutes the first
     try {
       return await navigator.mediaDevices.getUserMedia({ audio: { ...PROCESSING, ...exact } });
     } catch (error) {
       const isGone = error instanceof DOMException && ["OverconstrainedError", "NotFoundError"].includes(error.name);
       if (!this.selectedId || !isGone) throw microphoneFailure(error);
       this.selectedId = ""; // the remembered microphone is not plugged in today: take the default
-      return this.#request();
+      return await this.#request();
+    } finally {
+      this.#isOpening = false;
     }
   }
 
@@ -99,6 +143,11 @@ export class Microphone extends EventTarget {
       this.stream = null;
       this.dispatchEvent(new Event("lost"));
     });
+    const tell = (/** @type {string} */ kind) => {
+      if (this.stream === stream && !this.#isOpening) this.dispatchEvent(new Event(kind));
+    };
+    track.addEventListener("mute", () => tell("interrupted"));
+    track.addEventListener("unmute", () => tell("restored"));
     this.dispatchEvent(new Event("stream"));
   }
 }

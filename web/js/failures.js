@@ -3,9 +3,9 @@
 
 /**
  * @typedef {"insecure-origin" | "no-webrtc" | "no-microphone" | "permission-denied" | "permission-dismissed"
- *   | "permission-system" | "microphone-busy" | "microphone-lost" | "microphone-failed" | "server-full" | "not-ready"
- *   | "unreachable" | "refused" | "bad-answer" | "ice-failed" | "connection-lost" | "ended-by-server" | "unauthorized"
- *   | "time-limit"} FailureKind
+ *   | "permission-system" | "microphone-busy" | "microphone-lost" | "microphone-interrupted" | "microphone-failed"
+ *   | "server-full" | "not-ready" | "unreachable" | "refused" | "bad-answer" | "ice-failed" | "connection-lost"
+ *   | "ended-by-server" | "unauthorized" | "time-limit"} FailureKind
  */
 
 /**
@@ -94,6 +94,8 @@ export function explain(failure, here) {
       return stop("The microphone is gone", "It was unplugged or switched off. The call goes on, but it cannot hear you.", [
         "Plug it in again or choose another microphone. You can type meanwhile.",
       ]);
+    case "microphone-interrupted":
+      return wait("Something else has the microphone", "A telephone call, perhaps. Nobody hears you until it is over; the call goes on.");
     case "microphone-failed":
       return stop("The microphone does not start", detail || "The browser did not say why.", [
         "Choose another microphone, or restart the browser.",

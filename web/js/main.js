@@ -3,6 +3,7 @@
 
 import { askForKey } from "./access.js";
 import { announceCaption, announceState } from "./announce.js";
+import { setAudioSession } from "./audio-route.js";
 import { CallAudio } from "./audio.js";
 import { CallFlow } from "./call-flow.js";
 import { CaptionList } from "./captions.js";
@@ -13,14 +14,20 @@ import { Conversation } from "./events.js";
 import { CallFailure, explain } from "./failures.js";
 import { setUpKeys } from "./keys.js";
 import { LatencyView } from "./latency-view.js";
+import { Loudspeaker } from "./loudspeaker.js";
 import { MicView } from "./mic-view.js";
 import { Notice } from "./notice.js";
 import { fetchInfo } from "./server.js";
+import { Shell } from "./shell.js";
+import { SoundCare } from "./sound-care.js";
 import { Stage } from "./stage.js";
 import { setUpTheme } from "./theme.js";
+import { ScreenLock } from "./wake-lock.js";
+import { watchWaking } from "./waking.js";
 import { Waveform } from "./waveform.js";
 
 const INFO_SECONDS = { settled: 15, unsettled: 3 };
+const LONG_SLEEP_MS = 60_000; // the server may have been updated meanwhile
 const SUGGESTIONS = ["What is the capital of France?", "Tell me a fun fact about cats.", "How are you today?"];
 const DEMO_NOTE = "Small embedded demo models: they mishear, know little and make things up.";
 
@@ -28,6 +35,9 @@ const microphone = new Microphone();
 const flow = new CallFlow(microphone);
 const conversation = new Conversation();
 const audio = new CallAudio(byId("remote", HTMLAudioElement));
+const shell = new Shell();
+const loudspeaker = new Loudspeaker(byId("remote", HTMLAudioElement));
+const screenLock = new ScreenLock();
 const stage = new Stage();
 const notice = new Notice();
 const captions = new CaptionList();
@@ -35,10 +45,12 @@ const latency = new LatencyView();
 const presence = byId("presence", HTMLElement);
 const composerText = byId("composer-text", HTMLInputElement);
 const micView = new MicView(microphone, { onSelect: selectMicrophone, onTest: toggleTest });
+const care = new SoundCare({ flow, microphone, audio, micView, notice, fail });
 const waveform = new Waveform(byId("wave", HTMLCanvasElement), { you: byId("key-you"), reply: byId("key-reply") }, measure);
 
 /** @type {import("./server.js").ServerInfo | null} */
 let info = null;
+let wasAsked = false;
 let hasTalked = false;
 let isRecorded = false;
 let isTesting = false;
@@ -49,6 +61,8 @@ let meterFrame = 0;
 flow.addEventListener("change", () => {
   if (flow.phase === "live" && !hasTalked) hasTalked = true;
   if (flow.phase === "idle") quiet();
+  screenLock.hold(flow.isBusy);
+  setAudioSession(flow.isBusy);
   if (flow.waiting) showWaiting(flow.waiting);
   else if (flow.isBusy && flow.phase !== "lost") notice.hide();
   show();
@@ -106,32 +120,14 @@ microphone.addEventListener("stream", () => {
   audio.setMicrophone(microphone.stream);
   startMeter();
 });
-microphone.addEventListener("devices", () => {
-  const isSilenced = flow.phase === "live" && !microphone.stream;
-  if (isSilenced && microphone.devices.length > 0) reopen();
-});
-microphone.addEventListener("lost", async () => {
-  if (!flow.isBusy) return stopTest();
-  fail(new CallFailure("microphone-lost"));
-  await microphone.refresh(); // takes the system's next microphone, if there is one
-});
-
-/** The call goes on with a microphone again. */
-async function reopen() {
-  try {
-    await microphone.open();
-    notice.hide();
-  } catch (error) {
-    if (!(error instanceof CallFailure)) throw error;
-    fail(new CallFailure("microphone-lost")); // the call itself goes on
-  }
-}
+microphone.addEventListener("devices", () => loudspeaker.refresh());
+microphone.addEventListener("lost", () => !flow.isBusy && stopTest());
 
 /** @param {string} id */
 async function selectMicrophone(id) {
   await tryMicrophone(async () => {
     await microphone.select(id);
-    if (flow.phase === "live" && !microphone.stream) await reopen();
+    if (flow.phase === "live" && !microphone.stream) await care.reopen();
   });
 }
 
@@ -171,6 +167,7 @@ function quiet() {
   cancelAnimationFrame(meterFrame);
   meterFrame = 0;
   micView.level(0, false);
+  micView.hint("");
   presence.style.setProperty("--level", "0");
 }
 
@@ -233,7 +230,14 @@ const suggestions = SUGGESTIONS.map((text) => {
 
 function show() {
   const { phase, isMuted } = flow;
-  stage.show({ phase, turn: conversation.turn, isMuted, canInterrupt: conversation.canInterrupt, hasTalked });
+  stage.show({
+    phase,
+    turn: conversation.turn,
+    isMuted,
+    canInterrupt: conversation.canInterrupt,
+    hasTalked,
+    server: info ? "here" : !wasAsked ? "unknown" : navigator.onLine ? "unreachable" : "offline",
+  });
   for (const button of suggestions) button.disabled = phase !== "live";
   if (phase === "live") waveform.start();
   showClock();
@@ -281,9 +285,22 @@ function showInfo() {
 }
 
 async function refreshInfo() {
+  const before = info;
   info = await fetchInfo();
+  if (!info) shell.doubt();
+  else if (!before && wasAsked) shell.check(); // back again, maybe with another page
+  wasAsked = true;
   showInfo();
+  show();
 }
+
+/** The server has another page: take it at once, unless that would take captions, a call or a text away. */
+shell.addEventListener("replaced", () => {
+  if (!flow.isBusy && !hasTalked && !composerText.value) return location.reload();
+  const text = "The server was updated while this page was open.";
+  const reload = { label: "Load the new page", act: () => location.reload() };
+  notice.show({ title: "There is a newer page", text, steps: [], tone: "calm" }, [reload]);
+});
 
 async function watchServer() {
   await refreshInfo();
@@ -304,7 +321,14 @@ setUpKeys({
   type: () => composerText.focus(),
 });
 setUpTheme(() => waveform.readColours());
-addEventListener("pagehide", () => flow.unload());
+addEventListener("pagehide", (event) => !event.persisted && flow.unload()); // a page that is kept may come back
+watchWaking((asleepMs) => {
+  flow.wake(asleepMs);
+  care.recover();
+  refreshInfo();
+  if (asleepMs > LONG_SLEEP_MS) shell.check();
+});
+addEventListener("offline", show);
 setInterval(showClock, 1_000);
 show();
 microphone.refresh();

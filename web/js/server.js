@@ -41,14 +41,14 @@ export async function fetchReadiness() {
 }
 
 /**
- * `GET /v1/realtime/ice-servers`: the STUN and TURN servers for the next call; none when the server names none, or does
- * not answer: most calls need none.
- * @returns {Promise<RTCIceServer[]>}
+ * `GET /v1/realtime/ice-servers`: the STUN and TURN servers for the next call, and for how long their credentials are good;
+ * none when the server names none, or does not answer: most calls need none.
+ * @param {number} [timeoutMs] @returns {Promise<{iceServers: RTCIceServer[], ttlSeconds: number}>}
  */
-export async function fetchIceServers() {
-  const reply = await get("v1/realtime/ice-servers", authorization());
+export async function fetchIceServers(timeoutMs = TIMEOUT_MS) {
+  const reply = await get("v1/realtime/ice-servers", authorization(), timeoutMs);
   const body = reply?.ok ? await reply.json().catch(() => null) : null;
-  return Array.isArray(body?.iceServers) ? body.iceServers : [];
+  return { iceServers: Array.isArray(body?.iceServers) ? body.iceServers : [], ttlSeconds: Number(body?.ttl) || 0 };
 }
 
 /**
@@ -65,10 +65,11 @@ export async function fetchStatus() {
   return { kind: "refused", code: reply.status, message: body.error?.message ?? reply.statusText };
 }
 
-/** @param {string} path @param {Record<string, string>} [headers] @returns {Promise<Response | null>} */
-async function get(path, headers = {}) {
+/** @param {string} path @param {Record<string, string>} [headers] @param {number} [timeoutMs]
+ * @returns {Promise<Response | null>} */
+async function get(path, headers = {}, timeoutMs = TIMEOUT_MS) {
   try {
-    return await fetch(address(path), { headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    return await fetch(address(path), { headers, cache: "no-store", signal: AbortSignal.timeout(timeoutMs) });
   } catch {
     return null; // fetch rejects for one reason that matters here: nobody answered
   }

@@ -12,6 +12,12 @@ const OPENING = {
   lede: "Press the button, speak, and hear an answer. Interrupt whenever you like.",
 };
 
+const UNREACHABLE = {
+  headline: "Server not reachable",
+  lede: "It has stopped, or you are not on its network. This page finds it as soon as it is back.",
+};
+const OFFLINE = { headline: "You are offline", lede: "There is no network. This page goes on as soon as there is one." };
+
 /** @type {Record<Exclude<Phase, "live">, {headline: string, lede: string, button: string}>} */
 const PHASES = {
   idle: { ...OPENING, button: "Start call" },
@@ -40,6 +46,7 @@ export class Stage {
   #text = byId("composer-text", HTMLInputElement);
   #send = byId("composer-send", HTMLButtonElement);
   #wasLive = false;
+  #wasAway = false;
 
   /**
    * @param {object} state
@@ -48,8 +55,9 @@ export class Stage {
    * @param {boolean} state.isMuted
    * @param {boolean} state.canInterrupt
    * @param {boolean} state.hasTalked a call was live on this page: its captions stay in view
+   * @param {"unknown" | "here" | "unreachable" | "offline"} state.server
    */
-  show({ phase, turn, isMuted, canInterrupt, hasTalked }) {
+  show({ phase, turn, isMuted, canInterrupt, hasTalked, server }) {
     const isLive = phase === "live";
     const isOver = phase === "idle" && hasTalked;
     const body = document.body.dataset;
@@ -62,18 +70,23 @@ export class Stage {
 
     let { headline, lede } = isLive ? TURNS[turn] : PHASES[phase];
     if (isOver) ({ headline, lede } = { headline: "Call ended", lede: "Call again whenever you like." });
+    const isAway = phase === "idle" && (server === "unreachable" || server === "offline");
+    if (isAway) ({ headline, lede } = server === "offline" ? OFFLINE : UNREACHABLE);
+    toggle("away", isAway);
     if (isLive && isMuted && turn === "listening") ({ headline, lede } = { headline: "Muted", lede: "Nobody hears you." });
     else if (isLive && isMuted) lede = "You are muted.";
     set(this.#headline, headline);
     set(this.#lede, lede);
     set(this.#label, isLive ? "Hang up" : isOver ? "Call again" : PHASES[phase].button);
-    document.title = phase === "idle" ? "rtc-server" : `${headline} · rtc-server`;
+    document.title = phase === "idle" && !isAway ? "rtc-server" : `${headline} · rtc-server`;
 
     this.#mute.disabled = phase === "idle";
     this.#mute.setAttribute("aria-pressed", String(isMuted && phase !== "idle"));
     this.#muteIcon.setAttribute("href", isMuted && phase !== "idle" ? "#i-mic-off" : "#i-mic");
     this.#disableInterrupt(!(isLive && canInterrupt));
     this.#text.disabled = this.#send.disabled = !isLive;
+    if (isAway && !this.#wasAway) announceState(`${headline}. ${lede}`);
+    this.#wasAway = isAway;
     if (isLive && !this.#wasLive) announceState("Connected. Speak now.");
     if (!isLive && this.#wasLive) announceState(phase === "lost" ? "Connection lost, trying again." : "Call ended.");
     this.#wasLive = isLive;

@@ -96,12 +96,15 @@ class Part:
     process: subprocess.Popen[bytes]
     log_path: Path | None
     """None: it writes to our own output."""
+    is_swept: bool = False
+    """Nothing that it started is left either."""
 
     def check(self) -> None:
         """Raises EdgeError with its last words when it has ended."""
         code = self.process.poll()
         if code is None:
             return
+        self._sweep()
         raise EdgeError(f"{self.name} ended with exit code {code}{self.last_words()}")
 
     def last_words(self) -> str:
@@ -123,6 +126,15 @@ class Part:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Processes of a Kamailio that was killed go on without it, and keep its ports. They are in its group; once
+        only, as its number may be somebody else's later."""
+        if not self.is_swept:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.is_swept = True
 
 
 def start_part(

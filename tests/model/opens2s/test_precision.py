@@ -43,7 +43,7 @@ def test_quantized_weights_take_less_memory(bundled: Fixtures) -> None:
     quantize(model, "int8")
     quantized = model.llm.layers[0].qkv_proj.weight
     assert quantized.shape == weight.shape
-    assert quantized.qdata.dtype == torch.int8
+    assert quantized.dtype == torch.int8
     assert model.llm.embed_tokens.weight.dtype == torch.float32  # a table stays as it is
 
 
