@@ -199,6 +199,7 @@ def test_an_updated_server_never_meets_the_old_page(phone: Page, web: Path) -> N
     expect(phone.get_by_role("heading", name="Server not reachable")).to_be_visible()
     change(web, "Just talk to it.", "Say hello.")
     with served_at(port):  # a page that lies open takes the new one by itself
+        phone.evaluate("() => dispatchEvent(new Event('online'))")
         expect(phone.get_by_role("heading", name="Say hello.")).to_be_visible(timeout=SETTLE_MS)
         assert len(phone.evaluate(KEPT)) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -30,7 +31,9 @@ def forwarded(listen: tuple[str, int], target: tuple[str, int]) -> Iterator[None
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(*target)
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+        # Cancelled at the end: asyncio's own callback on this task would complain of that.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
 
     async def serve(stop: asyncio.Event) -> None:
         server = await asyncio.start_server(connect, sock=listener)

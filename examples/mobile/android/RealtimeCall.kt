@@ -92,6 +92,7 @@ class RealtimeCall(
     private var packetAt = 0L
     private var recovering: Job? = null
     private var network: Network? = null
+    private var news = 0 // counted each time that the system has news of the network
 
     init {
         val options = PeerConnectionFactory.InitializationOptions.builder(context.applicationContext)
@@ -129,6 +130,10 @@ class RealtimeCall(
     /** The phone has another network now, or the app is in front again. */
     fun networkChanged() {
         http.connectionPool.evictAll() // its connections may be those of the network that is gone
+        if (state.value == CallState.LOST) {
+            http.dispatcher.cancelAll() // what is waited for may come at once now
+            news++
+        }
         recover()
     }
 
@@ -283,6 +288,7 @@ class RealtimeCall(
     private suspend fun restartIce(): Boolean {
         val moved = pc ?: return false
         val begun = SystemClock.elapsedRealtime()
+        val known = news
         etag = null
         candidates = mutableListOf()
         val restart = MediaConstraints().apply { mandatory.add(MediaConstraints.KeyValuePair("IceRestart", "true")) }
@@ -293,6 +299,7 @@ class RealtimeCall(
         trickle()
         while (SystemClock.elapsedRealtime() - begun < PATCH_TRIES * PATCH_MS + RECOVER_MS) {
             if (packetAt > begun) return true
+            if (known != news) return restartIce()
             delay(20)
         }
         return false
@@ -308,7 +315,7 @@ class RealtimeCall(
             } catch (refused: Refused) {
                 return null
             } catch (error: IOException) {
-                delay(100) // no network at the moment
+                pause(100) // no network at the moment
             }
         }
         return null
@@ -317,8 +324,10 @@ class RealtimeCall(
     /** Another call goes on with the session. Throws Refused (404, `resume_not_found`) when it is over. */
     private suspend fun resume() {
         var last: Exception = NoMediaPath()
-        for (ms in RESUME_WAITS_MS) {
-            delay(ms)
+        var tries = 0
+        while (tries < RESUME_WAITS_MS.size) {
+            val known = news
+            pause(RESUME_WAITS_MS[tries])
             if (state.value == CallState.ENDED) return
             try {
                 return connect(resumeToken)
@@ -330,11 +339,19 @@ class RealtimeCall(
             } catch (error: NoMediaPath) {
                 last = error
             }
+            tries = if (known == news) tries + 1 else 0 // there is a network: at once, and with all patience again
         }
         throw last
     }
 
     // --- inside
+
+    /** Waits, but no longer than until there is news of the network, or the call is over. */
+    private suspend fun pause(ms: Long) {
+        val known = news
+        val end = SystemClock.elapsedRealtime() + ms
+        while (SystemClock.elapsedRealtime() < end && known == news && state.value != CallState.ENDED) delay(20)
+    }
 
     /** The address to hang up, if there is one. */
     private fun end(error: Throwable?): String? {

@@ -49,6 +49,7 @@ final class RealtimeCall: NSObject, ObservableObject {
     private var packets = 0
     private var packetAt = Date.distantPast
     private var isRecovering = false
+    private var news = 0  // counted each time that the system has news of the network
     private var watcher: Task<Void, Never>?
     private let network = NWPathMonitor()
     private var interface: NWInterface.InterfaceType?
@@ -96,7 +97,14 @@ final class RealtimeCall: NSObject, ObservableObject {
 
     /// The phone has another network now, or the app is in front again.
     func networkChanged() {
-        http = Self.freshSession()  // its connections may be those of the network that is gone
+        let old = http
+        http = Self.freshSession()  // the old one's connections may be those of the network that is gone
+        if state == .lost {
+            old.invalidateAndCancel()  // what is waited for may come at once now
+            news += 1
+        } else {
+            old.finishTasksAndInvalidate()
+        }
         recover()
     }
 
@@ -250,7 +258,7 @@ final class RealtimeCall: NSObject, ObservableObject {
     /// True when the server is heard again; false when the call is gone.
     private func restartIce() async throws -> Bool {
         guard let pc else { return false }
-        let begun = Date()
+        let (begun, known) = (Date(), news)
         (etag, candidates) = (nil, [])
         let restart = RTCMediaConstraints(
             mandatoryConstraints: [kRTCMediaConstraintsIceRestart: kRTCMediaConstraintsValueTrue],
@@ -264,6 +272,7 @@ final class RealtimeCall: NSObject, ObservableObject {
         let limit = Double(Self.patchTries) * Self.patchSeconds + Self.recoverSeconds
         while Date().timeIntervalSince(begun) < limit {
             if packetAt > begun { return true }
+            if known != news { return try await restartIce() }
             try await Task.sleep(for: .milliseconds(20))
         }
         return false
@@ -279,7 +288,7 @@ final class RealtimeCall: NSObject, ObservableObject {
             } catch is Refused {
                 return nil
             } catch {
-                try? await Task.sleep(for: .milliseconds(100))  // no network at the moment
+                await pause(0.1)  // no network at the moment
             }
         }
         return nil
@@ -288,8 +297,10 @@ final class RealtimeCall: NSObject, ObservableObject {
     /// Another call goes on with the session. Throws Refused (404, `resume_not_found`) when it is over.
     private func resume() async throws {
         var last: Error = NoMediaPath()
-        for seconds in Self.resumeWaits {
-            try await Task.sleep(for: .seconds(seconds))
+        var tries = 0
+        while tries < Self.resumeWaits.count {
+            let known = news
+            await pause(Self.resumeWaits[tries])
             if state == .ended { return }
             do {
                 return try await connect(resumeToken)
@@ -298,11 +309,20 @@ final class RealtimeCall: NSObject, ObservableObject {
             } catch {
                 last = error
             }
+            tries = known == news ? tries + 1 : 0  // there is a network: at once, and with all patience again
         }
         throw last
     }
 
     // MARK: inside
+
+    /// Waits, but no longer than until there is news of the network, or the call is over.
+    private func pause(_ seconds: Double) async {
+        let (known, end) = (news, Date().addingTimeInterval(seconds))
+        while Date() < end, known == news, state != .ended {
+            try? await Task.sleep(for: .milliseconds(20))
+        }
+    }
 
     /// Echo cancellation, and the loudspeaker or whatever is connected; goes on in the background with the background
     /// mode "audio". WebRTC activates the session when sound begins. An app with CallKit sets `useManualAudio` of

@@ -35,6 +35,7 @@ export class RealtimeCall {
   #packets = 0;
   #packetAt = 0;
   #recovering = null;
+  #news = new AbortController(); // another one each time that the system has news of the network
   #watcher;
   #state = "new";
 
@@ -90,6 +91,10 @@ export class RealtimeCall {
 
   /** The system says that the phone has another network now, or the app is in front again. */
   networkChanged() {
+    if (this.#state === "lost") {
+      this.#news.abort(); // what is waited for may come at once now
+      this.#news = new AbortController();
+    }
     return this.#recover();
   }
 
@@ -210,7 +215,7 @@ export class RealtimeCall {
 
   /** True when the server is heard again; false when the call is gone. */
   async restartIce() {
-    const pc = this.#pc;
+    const [pc, news] = [this.#pc, this.#news];
     const begun = performance.now();
     [this.#etag, this.#candidates] = [null, []];
     await pc.setLocalDescription(await pc.createOffer({ iceRestart: true }));
@@ -221,6 +226,7 @@ export class RealtimeCall {
     this.#trickle();
     while (performance.now() - begun < PATCH_TRIES * PATCH_MS + RECOVER_MS) {
       if (this.#packetAt > begun) return true;
+      if (news !== this.#news) return this.restartIce();
       await wait(20);
     }
     return false;
@@ -233,7 +239,7 @@ export class RealtimeCall {
         return await this.#request("PATCH", this.#callUrl, "application/sdp", sdp, "*", PATCH_MS);
       } catch (error) {
         if (error instanceof Refused) return null;
-        await wait(100); // no network at the moment
+        await this.#pause(100); // no network at the moment
       }
     }
     return null;
@@ -242,8 +248,9 @@ export class RealtimeCall {
   /** Another call goes on with the session. Throws Refused (404, `resume_not_found`) when it is over. */
   async resume() {
     let last;
-    for (const ms of RESUME_WAITS_MS) {
-      await wait(ms);
+    for (let tries = 0; tries < RESUME_WAITS_MS.length; tries++) {
+      const news = this.#news;
+      await this.#pause(RESUME_WAITS_MS[tries]);
       if (this.#state === "ended") return;
       try {
         return await this.#connect(this.#resumeToken);
@@ -251,11 +258,18 @@ export class RealtimeCall {
         if (error instanceof Refused && error.status < 500 && error.status !== 429) throw error;
         last = error;
       }
+      if (news !== this.#news) tries = -1; // there is a network: at once, and with all patience again
     }
     throw last;
   }
 
   // --- inside
+
+  /** Waits, but no longer than until there is news of the network, or the call is over. */
+  async #pause(ms) {
+    const [news, end] = [this.#news, performance.now() + ms];
+    while (performance.now() < end && news === this.#news && this.#state !== "ended") await wait(20);
+  }
 
   #enter(state, error) {
     this.#state = state;
@@ -276,7 +290,8 @@ export class RealtimeCall {
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     if (type) headers["Content-Type"] = type;
     if (etag) headers["If-Match"] = etag;
-    const reply = await fetch(url, { method, headers, body, signal: AbortSignal.timeout(ms) });
+    const signal = AbortSignal.any([AbortSignal.timeout(ms), this.#news.signal]);
+    const reply = await fetch(url, { method, headers, body, signal });
     if (reply.ok) return reply;
     const error = await reply.json().then((found) => found.error, () => undefined);
     throw new Refused(reply.status, error?.code ?? "unknown", error?.message ?? "no reason given");

@@ -68,7 +68,10 @@ try {
   };
   const source = await ssrc();
   const address = call.callUrl;
-  await call.networkChanged();
+  const moving = call.networkChanged();
+  await wait(5);
+  await call.networkChanged(); // and again another one, while the first request is on its way
+  await moving;
   seen.restart = { newTag: call.etag !== old && call.etag !== null, sameCall: call.callUrl === address, sameSource: (await ssrc()) === source };
   const fragment = `${offered.match(/a=ice-ufrag:.*/)[0].trim()}\r\na=end-of-candidates\r\n`;
   seen.staleTag = await patch("application/trickle-ice-sdpfrag", fragment, old);

@@ -62,8 +62,8 @@ const commands = {
     const since = performance.now();
     await until("a sound", () => ear.heardAt > since);
   },
-  /** After the network was lost: a packet, and then a sound. */
-  soundAgain: async () => {
+  /** After the network was lost: the first packet. */
+  packet: async () => {
     await new Promise((resolve) => setTimeout(resolve, DRAINED_MS));
     const before = await received();
     let now = before;
@@ -71,6 +71,9 @@ const commands = {
       received().then((packets) => (now = packets), () => {});
       return now !== before;
     });
+  },
+  soundAgain: async () => {
+    await commands.packet();
     await commands.sound();
   },
   report: async () => {
