@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -31,7 +29,7 @@ from playwright.sync_api import Browser
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.support.machine import ROOT, percentiles, provenance
+from benchmarks.support.machine import ROOT, percentiles, provenance, require_root_and_programs
 from benchmarks.support.server import BenchmarkError
 from tests.browser.caller import Caller
 from tests.browser.chromium import LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
@@ -107,18 +105,9 @@ WAYS: dict[str, Callable[[Stand], float]] = {
 }
 
 
-def require_root_and_programs() -> None:
-    """Raises BenchmarkError that says what is missing."""
-    if os.geteuid() != 0:
-        raise BenchmarkError("This measures on machines in a box (network namespaces), which only root can make.")
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if missing:
-        raise BenchmarkError(f"Not installed: {', '.join(missing)}; scripts/setup.sh --test, as root, installs them.")
-
-
 def measure(trials: int, console: Console) -> dict[str, list[float]]:
     """Milliseconds of every trial, by way. Raises BenchmarkError when it cannot be measured."""
-    require_root_and_programs()
+    require_root_and_programs(PROGRAMS)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="network-switch-")))

@@ -14,9 +14,7 @@ import argparse
 import asyncio
 import ipaddress
 import json
-import os
 import random
-import shutil
 import sys
 import time
 import urllib.request
@@ -32,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support.direct_call import DirectCall, direct_call
-from benchmarks.support.machine import ROOT, percentiles, provenance
+from benchmarks.support.machine import ROOT, percentiles, provenance, require_root_and_programs
 from benchmarks.support.server import BenchmarkError
 from benchmarks.support.telephone import CallRefusedError, Line, TelephoneCall, telephone_call
 from benchmarks.support.tone_bursts import FRAME_SECONDS, bursts, round_trips_ms, share_returned
@@ -73,15 +71,6 @@ class Load:
     """Calls that heard all of their tones again."""
     seconds: float
     percent_of_a_core_per_call: dict[str, float]
-
-
-def require_root_and_programs() -> None:
-    """Raises BenchmarkError that says what is missing."""
-    if os.geteuid() != 0:
-        raise BenchmarkError("This measures on machines in a box (network namespaces), which only root can make.")
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if missing:
-        raise BenchmarkError(f"Not installed: {', '.join(missing)}; scripts/setup.sh --test, as root, installs them.")
 
 
 def compare(stand: Stand, workload: Workload) -> dict[str, list[float]]:
@@ -194,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workload = QUICK if options.quick else Workload(rounds=options.rounds, calls=options.calls)
     origin = provenance()
     try:
-        require_root_and_programs()
+        require_root_and_programs(PROGRAMS)
         with sip_stand({"server.echo_test": True, "server.max_calls": workload.calls + 2 * workload.pairs}) as stand:
             summary = summarise(compare(stand, workload))
             loaded = load(stand, workload.calls, workload.seconds)

@@ -1,4 +1,4 @@
-"""Where a result comes from: machine, code, packages, and the figures' own arithmetic."""
+"""Where a result comes from, what a machine must have for it, and the arithmetic of figures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.support.server import BenchmarkError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("aiortc", "aioice", "av", "numpy", "onnxruntime", "xllamacpp", "hibari-tts")
@@ -88,3 +91,12 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def require_root_and_programs(programs: Sequence[str]) -> None:
+    """For measurements on machines in a box. Raises BenchmarkError that says what is missing."""
+    if os.geteuid() != 0:
+        raise BenchmarkError("This measures on machines in a box (network namespaces), which only root can make.")
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        raise BenchmarkError(f"Not installed: {', '.join(missing)}; scripts/setup.sh --test, as root, installs them.")

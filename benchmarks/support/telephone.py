@@ -94,9 +94,10 @@ class TelephoneCall(asyncio.DatagramProtocol):
             self._signaling.sendto(data, self._line.edge)
 
     def _name(self) -> tuple[str, int]:
+        """Where it signals from, as in a URI."""
         assert self._signaling is not None
         host, port = self._signaling.get_extra_info("sockname")[:2]
-        return str(host), int(port)
+        return f"[{host}]" if ":" in host else str(host), int(port)
 
     # -- signaling
 
@@ -123,7 +124,7 @@ class TelephoneCall(asyncio.DatagramProtocol):
         answer = self.description() if self._line.hears_first else b""
         self._send(in_dialog(ok, b"ACK", host, port, uuid.uuid4().hex[:12], answer))
         self.answer = sdp = body_of(ok)
-        address, rtp = re.search(rb"(?m)^c=IN IP4 ([\d.]+)", sdp), re.search(rb"(?m)^m=audio (\d+) ", sdp)
+        address, rtp = re.search(rb"(?m)^c=IN IP[46] ([\da-fA-F.:]+)", sdp), re.search(rb"(?m)^m=audio (\d+) ", sdp)
         self.remote = None if address is None or rtp is None else (address[1].decode(), int(rtp[1]))
 
     async def reinvite(self, direction: str = "sendrecv", *, sdp: bytes | None = None) -> int:
@@ -204,8 +205,9 @@ class TelephoneCall(asyncio.DatagramProtocol):
         assert self._media is not None
         host, port = self._media.get_extra_info("sockname")[:2]
         host = self._line.media_host or host
+        kind = "IP6" if ":" in host else "IP4"
         return (
-            f"v=0\r\no=phone {self._cseq} {self._cseq} IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
+            f"v=0\r\no=phone {self._cseq} {self._cseq} IN {kind} {host}\r\ns=-\r\nc=IN {kind} {host}\r\nt=0 0\r\n"
             f"m=audio {port} RTP/AVP {PAYLOAD_TYPE} 101\r\na=rtpmap:{PAYLOAD_TYPE} PCMU/8000\r\n"
             f"a=rtpmap:101 telephone-event/8000\r\na=ptime:20\r\na={direction}\r\n"
         ).encode()

@@ -112,7 +112,6 @@ def away(caller: Caller) -> Caller:
 
 STATES: dict[str, Callable[[Caller], Caller]] = {
     "idle": scripted,
-    "away": away,
     "speaking": speaking,
     "interrupted": interrupted,
     "muted": muted,
@@ -255,9 +254,11 @@ def test_nothing_has_to_be_scrolled_sideways_on_the_narrowest_phone(open_page: O
     assert caller.page.evaluate("() => document.documentElement.scrollWidth") <= NARROW_PX
 
 
-@pytest.mark.parametrize("state", ["idle", "away", "speaking", "ice failed"])
-def test_on_a_phone_fingers_hit_everything_and_nothing_lies_outside(open_page: OpenPage, state: str) -> None:
-    page = STATES[state](open_page(is_phone=True)).page
+@pytest.mark.parametrize("reach", [away, speaking, STATES["ice failed"]], ids=["away", "speaking", "ice failed"])
+def test_on_a_phone_fingers_hit_everything_and_nothing_lies_outside(
+    open_page: OpenPage, reach: Callable[[Caller], Caller]
+) -> None:
+    page = reach(open_page(is_phone=True)).page
     for width, height in PHONES:
         page.set_viewport_size({"width": width, "height": height})
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
@@ -292,6 +293,15 @@ def test_on_a_phone_the_conversation_lies_above_the_controls_and_clear_of_notche
                 assert edges(page, selector)["left"] >= inset, selector
                 assert edges(page, selector)["right"] <= width - inset, selector
     session.detach()
+
+
+def test_a_keyboard_on_the_screen_leaves_the_text_field_in_view(open_page: OpenPage) -> None:
+    page = speaking(open_page(width=360, height=640, is_phone=True)).page
+    page.set_viewport_size({"width": 360, "height": 340})  # as with interactive-widget=resizes-content
+    page.locator("#composer-text").focus()
+    field = edges(page, "#composer-text")
+    assert field["bottom"] <= edges(page, ".controls")["top"]
+    assert field["top"] >= 0
 
 
 def edges(page: Page, selector: str) -> dict[str, float]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-
-import psutil
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenPage
+from tests.support.faults import workers
 from tests.support.server_process import server_process
 
 
@@ -21,9 +19,7 @@ def test_a_page_goes_on_after_its_media_worker_was_killed(open_page: OpenPage) -
         caller.types("Remember 42.")
         expect(caller.replies()).to_contain_text(["Remember 42."])
         caller.page.wait_for_timeout(1_500)  # the snapshot leaves the worker; a killed process cannot be asked
-        children = psutil.Process(server.process.pid).children()
-        worker = next(child for child in children if "rtc_server.media.worker" in child.cmdline())
-        worker.send_signal(signal.SIGKILL)
+        workers(server)[0].kill()
         caller.page.wait_for_selector("body[data-phase=lost]", timeout=30_000)
         caller.page.wait_for_selector("body[data-phase=live]", timeout=60_000)
         expect(caller.replies()).to_have_count(1)

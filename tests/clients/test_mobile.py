@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 
-import psutil
 import pytest
 
 from rtc_server.calls.snapshot_timer import SETTLE_SECONDS
 from rtc_server.client.recording import save_replies
 from tests.clients.dialogue import KEY, speech
+from tests.support.faults import workers
 from tests.support.npm_clients import NpmClients
 from tests.support.phone import NODE, phone, phone_files
 from tests.support.server_process import ServerProcess, server_process
@@ -33,12 +32,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> NpmClients:
         save_replies(clients.folder / f"{name}.wav", [speech("f0_rms", rate)[: int(SAID_SECONDS * rate)]], rate)
     save_replies(clients.folder / "question.wav", [speech("f0_rms", 8_000)], 8_000)
     return clients
-
-
-def kill_worker(server: ServerProcess) -> None:
-    children = psutil.Process(server.process.pid).children()
-    worker = next(child for child in children if "rtc_server.media.worker" in child.cmdline())
-    worker.send_signal(signal.SIGKILL)
 
 
 # First, as the server that all modules share has to be there before the check for what this module leaves.
@@ -99,7 +92,7 @@ def test_a_call_is_made_moved_lost_gone_on_with_and_ended(files: NpmClients, ech
         try:
             assert process.stdout is not None
             if process.stdout.readline() == "LOSE\n":
-                kill_worker(echo_server)
+                workers(echo_server)[0].kill()
             stdout, stderr = process.communicate("LOST\n", RUN_SECONDS)
         finally:
             process.kill()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -48,17 +52,42 @@ class Sideband:
         return event["state"], event.get("status_code")
 
 
-async def dial(app: Application, http: aiohttp.ClientSession, key: str = KEY) -> tuple[int, dict[str, Any]]:
-    """Have the server call bob."""
-    body, headers = {"target_uri": "sip:bob@example.org"}, {"Authorization": f"Bearer {key}"}
-    async with http.post(f"{app.server_url}/v1/realtime/calls", json=body, headers=headers) as reply:
-        return reply.status, await reply.json()
+@dataclass(slots=True)
+class Client:
+    """An application that makes calls; made by `calling`."""
+
+    url: str
+    http: aiohttp.ClientSession
+    sidebands: list[Sideband] = field(default_factory=list)
+    """That it has opened."""
+
+    async def dial(self, key: str = KEY) -> tuple[int, dict[str, Any]]:
+        """Have the server call bob."""
+        body, headers = {"target_uri": "sip:bob@example.org"}, {"Authorization": f"Bearer {key}"}
+        async with self.http.post(f"{self.url}/v1/realtime/calls", json=body, headers=headers) as reply:
+            return reply.status, await reply.json()
+
+    async def follow(self, call_id: str, key: str = KEY) -> Sideband:
+        """Raises WSServerHandshakeError."""
+        headers = {"Authorization": f"Bearer {key}"}
+        socket = await self.http.ws_connect(f"{self.url}/v1/realtime?call_id={call_id}", headers=headers)
+        self.sidebands.append(sideband := Sideband(socket))
+        return sideband
 
 
-async def follow(app: Application, http: aiohttp.ClientSession, call_id: str, key: str = KEY) -> Sideband:
-    """Raises WSServerHandshakeError."""
-    headers = {"Authorization": f"Bearer {key}"}
-    return Sideband(await http.ws_connect(f"{app.server_url}/v1/realtime?call_id={call_id}", headers=headers))
+@asynccontextmanager
+async def calling(tmp_path: Path, **settings: object) -> AsyncIterator[tuple[Application, Client]]:
+    """A server that may call anybody, and who has it do so."""
+    async with (
+        application(tmp_path, **{"sip.dial_targets": ["sip:*"], **settings}) as app,
+        aiohttp.ClientSession() as http,
+    ):
+        client = Client(app.server_url, http)
+        try:
+            yield app, client
+        finally:
+            for sideband in client.sidebands:
+                await sideband.socket.close()
 
 
 async def answer_of(media: SdpPeer, offer: bytes) -> bytes:
@@ -70,17 +99,16 @@ async def answer_of(media: SdpPeer, offer: bytes) -> bytes:
 
 
 @WHERE_CALLS_LIVE
-async def test_a_ringing_call_is_followed_until_it_talks(tmp_path: Any, workers: int) -> None:
-    settings = {"sip.dial_targets": ["sip:*"], "server.media_workers": workers}
-    async with application(tmp_path, **settings) as app, aiohttp.ClientSession() as http:
-        _, made = await dial(app, http)
+async def test_a_ringing_call_is_followed_until_it_talks(tmp_path: Path, workers: int) -> None:
+    async with calling(tmp_path, **{"server.media_workers": workers}) as (app, client):
+        _, made = await client.dial()
         invite = await app.phone.request(b"INVITE")
-        early = await follow(app, http, made["call_id"])
+        early = await client.follow(made["call_id"])
         assert await early.state() == ("ringing", 100)
         app.phone.ring(invite)
         app.phone.ring(invite)
         assert await early.state() == ("ringing", 180)
-        late = await follow(app, http, made["call_id"])
+        late = await client.follow(made["call_id"])
         assert await late.state() == ("ringing", 180)  # how it stands, and once
         # What is asked before anybody is there is done when somebody is.
         await early.socket.send_json({"type": "session.update", "session": {"type": "realtime", "instructions": "Hi."}})
@@ -99,27 +127,26 @@ async def test_a_ringing_call_is_followed_until_it_talks(tmp_path: Any, workers:
 
 
 @WHERE_CALLS_LIVE
-async def test_who_follows_hears_why_nobody_answers(tmp_path: Any, workers: int) -> None:
-    settings = {"sip.dial_targets": ["sip:*"], "server.media_workers": workers}
-    async with application(tmp_path, **settings) as app, aiohttp.ClientSession() as http:
-        _, made = await dial(app, http)
+async def test_who_follows_hears_why_nobody_answers(tmp_path: Path, workers: int) -> None:
+    async with calling(tmp_path, **{"server.media_workers": workers}) as (app, client):
+        _, made = await client.dial()
         invite = await app.phone.request(b"INVITE")
-        sideband = await follow(app, http, made["call_id"])
+        sideband = await client.follow(made["call_id"])
         assert await sideband.state() == ("ringing", 100)
         app.phone.refuse(invite, b"486 Busy Here")
         assert await sideband.state() == ("failed", 486)
         assert await sideband.next() is None
         assert sideband.socket.close_code == 1000
         with pytest.raises(aiohttp.WSServerHandshakeError) as gone:
-            await follow(app, http, made["call_id"])
+            await client.follow(made["call_id"])
         assert gone.value.status == 404
 
 
-async def test_a_ringing_call_is_hung_up_under_who_follows_it(tmp_path: Any) -> None:
-    async with application(tmp_path, **{"sip.dial_targets": ["sip:*"]}) as app, aiohttp.ClientSession() as http:
-        _, made = await dial(app, http)
+async def test_a_ringing_call_is_hung_up_under_who_follows_it(tmp_path: Path) -> None:
+    async with calling(tmp_path) as (app, client):
+        _, made = await client.dial()
         app.phone.ring(await app.phone.request(b"INVITE"))
-        sideband = await follow(app, http, made["call_id"])
+        sideband = await client.follow(made["call_id"])
         await app.client.realtime.calls.hangup(made["call_id"])
         await app.phone.request(b"CANCEL")
         while (event := await sideband.next()) is not None:
@@ -127,30 +154,30 @@ async def test_a_ringing_call_is_hung_up_under_who_follows_it(tmp_path: Any) -> 
         assert (last["state"], last["status_code"]) == ("failed", 487)
 
 
-async def test_an_offer_that_is_forgotten_is_taken_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_offer_that_is_forgotten_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rtc_server.media.offered.FORGOTTEN_SECONDS", 0.5)
-    async with application(tmp_path, **{"sip.dial_targets": ["sip:*"]}) as app, aiohttp.ClientSession() as http:
-        _, made = await dial(app, http)
+    async with calling(tmp_path) as (app, client):
+        _, made = await client.dial()
         app.phone.ring(await app.phone.request(b"INVITE"))
-        sideband = await follow(app, http, made["call_id"])
+        sideband = await client.follow(made["call_id"])
         await app.phone.request(b"CANCEL")
         while (event := await sideband.next()) is not None:
             assert event["state"] == "ringing"
         assert await app.num_telephones() == 0
 
 
-async def test_only_its_owner_follows_a_ringing_call_and_not_with_too_many(tmp_path: Any) -> None:
-    async with application(tmp_path, **{"sip.dial_targets": ["sip:*"]}) as app, aiohttp.ClientSession() as http:
-        _, made = await dial(app, http)
-        sidebands = [await follow(app, http, made["call_id"]) for _ in range(MAX_SIDEBANDS)]
+async def test_only_its_owner_follows_a_ringing_call_and_not_with_too_many(tmp_path: Path) -> None:
+    async with calling(tmp_path) as (_, client):
+        _, made = await client.dial()
+        sidebands = [await client.follow(made["call_id"]) for _ in range(MAX_SIDEBANDS)]
         for key, status in ((OTHER_KEY, 404), (KEY, 429)):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-                await follow(app, http, made["call_id"], key)
+                await client.follow(made["call_id"], key)
             assert refused.value.status == status
         await sidebands[0].socket.close()
         for _ in range(100):  # until the server has seen it leave
             try:
-                await follow(app, http, made["call_id"])
+                await client.follow(made["call_id"])
                 break
             except aiohttp.WSServerHandshakeError:
                 await asyncio.sleep(0.02)
@@ -159,23 +186,21 @@ async def test_only_its_owner_follows_a_ringing_call_and_not_with_too_many(tmp_p
 
 
 @WHERE_CALLS_LIVE
-async def test_a_call_counts_against_the_quota_while_it_rings_and_talks(tmp_path: Any, workers: int) -> None:
-    settings = {"sip.dial_targets": ["sip:*"], "limits.calls_per_key": 1, "server.media_workers": workers}
-    async with application(tmp_path, **settings) as app, aiohttp.ClientSession() as http:
-        _, made = await dial(app, http)
+async def test_a_call_counts_against_the_quota_while_it_rings_and_talks(tmp_path: Path, workers: int) -> None:
+    async with calling(tmp_path, **{"limits.calls_per_key": 1, "server.media_workers": workers}) as (app, client):
+        _, made = await client.dial()
         invite = await app.phone.request(b"INVITE")
 
         async def try_another() -> None:
-            status, body = await dial(app, http)
+            status, body = await client.dial()
             assert (status, body["error"]["code"]) == (429, "rate_limit_exceeded")
 
         await try_another()
-        assert (await dial(app, http, OTHER_KEY))[0] == 201
+        assert (await client.dial(OTHER_KEY))[0] == 201
         app.phone.accept(invite, await answer_of(app.media, body_of(invite)))
         await app.media.until(lambda: app.media.pc.connectionState == "connected")
         await try_another()
-        async with http.get(f"{app.server_url}/v1/status", headers={"Authorization": f"Bearer {KEY}"}) as reply:
-            telephony = (await reply.json())["telephony"]
+        telephony = (await app.server_status())["telephony"]
         assert (telephony["calling"], telephony["answered_in"], telephony["answered_out"]) == (1, 0, 1)
         await app.client.realtime.calls.hangup(made["call_id"])
-        assert (await dial(app, http))[0] == 201
+        assert (await client.dial())[0] == 201

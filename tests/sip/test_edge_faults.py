@@ -22,9 +22,10 @@ BYE_SECONDS = 30.0  # ICE consent runs out after 6 to 15 s (RFC 7675)
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     require_namespaces("kamailio", "rtpengine")
-    # Two places: the call under which something is killed, and the next one.
-    settings = {"server.echo_test": True, "server.max_calls": 2}
-    with sip_stand(settings, {"requests_per_second": 1_000}) as made:
+    # The relay has ports for two calls: the one under which something is killed, and the next one.
+    settings = {"server.echo_test": True, "server.max_calls": 4}
+    edge = {"requests_per_second": 1_000, "rtp_port_min": 30_000, "rtp_port_max": 30_007}
+    with sip_stand(settings, edge) as made:
         yield made
 
 
@@ -58,6 +59,18 @@ def test_a_killed_relay_ends_its_calls_and_the_next_ones_are_told_to_come_back(s
             assert time.monotonic() < deadline, "the telephone is not told that its call is over"
             time.sleep(0.1)
     stand.wait_for_calls(0)
+
+
+def test_who_calls_when_the_relay_is_full_is_told_to_come_back(stand: Stand) -> None:
+    with (
+        live_call(stand.phone, Line(stand.phone_address, stand.edge, stand.account), ECHO),
+        live_call(stand.phone, Line(stand.phone_address, stand.edge, stand.account), ECHO),
+    ):
+        with pytest.raises(CallRefusedError) as refused:
+            next_call(stand)
+        assert refused.value.status == 503
+    stand.wait_for_calls(0)
+    assert next_call(stand) == 1.0
 
 
 def test_calls_outlive_their_proxy(stand: Stand) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from benchmarks.support.sip_words import Account, body_of, credentials, header, headers, in_dialog, response, status_of
+from rtc_server.certs import ensure_certificates
 from tests.sip.single_messages import ECHO, exchange, invite, register
 from tests.support.baresip import Phone, baresip
 from tests.support.namespaces import require_namespaces
@@ -272,3 +276,40 @@ def test_behind_address_translation_telephones_are_told_the_outer_address() -> N
         assert f"c=IN IP4 {outer}" in body_of(reply).decode()
         assert SERVER_ADDRESS not in body_of(reply).decode()
         assert any(outer.encode() in line for line in headers(reply, b"Record-Route"))
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+def test_a_trunk_over_tls_is_called_when_its_authority_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    require_namespaces("kamailio", "rtpengine", "openssl")
+    certificate = ensure_certificates(tmp_path / "trunk", [TRUNK_ADDRESS])
+    known = tmp_path / "authorities"
+    known.mkdir()
+    if is_known:
+        assert certificate.ca is not None
+        shutil.copy(certificate.ca, known / "authority.pem")
+    subprocess.run(["openssl", "rehash", known], check=True, timeout=30)
+    monkeypatch.setattr("rtc_server.sip.edge.render.SYSTEM_AUTHORITIES", str(known))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.private_key)
+    with ExitStack() as stack:
+        alone = stack.enter_context(edge_alone())
+        with alone.phone.entered():
+            trunk = stack.enter_context(socket.create_server((TRUNK_ADDRESS, 5071)))
+        with alone.machine.entered():
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.bind(ADAPTER)
+        Adapter(sock).call(f"sip:bob@{TRUNK_ADDRESS}:5071;transport=tls", "trunk1")
+        trunk.settimeout(10.0)
+        raw, _ = trunk.accept()
+        stack.enter_context(raw)
+        raw.settimeout(10.0)
+        if is_known:
+            message = stack.enter_context(context.wrap_socket(raw, server_side=True)).recv(65_536)
+            assert message.startswith(b"INVITE")
+            assert b"m=audio" in message
+            assert b"RTP/SAVP" in message
+        else:
+            with pytest.raises(ssl.SSLError, match="unknown ca"):
+                context.wrap_socket(raw, server_side=True).recv(65_536)

@@ -28,6 +28,7 @@ MAX_GROWTH_MB = 120.0  # of all processes of the edge and the server together
 MAX_FAILED_LOGINS = 4
 TARGET = "echo"
 LEARNING_SECONDS = 4.2  # until the relay has settled on whose packets are the telephone's
+DRAIN_SECONDS = 1.0  # what the server had buffered of the stranger has been played by then
 ROUTER, BEHIND_IT = "198.51.100.7", "192.168.1.5"
 hosts = addresses(STRANGERS)
 
@@ -193,7 +194,7 @@ def test_media_of_strangers_who_know_the_port_of_a_call_from_its_beginning(stand
                 if is_silent:
                     await asyncio.sleep(LEARNING_SECONDS)
                 elif where is routed:
-                    await call.say([SILENCE] * round(LEARNING_SECONDS / FRAME_SECONDS))
+                    await call.say([SILENCE] * round((LEARNING_SECONDS + DRAIN_SECONDS) / FRAME_SECONDS))
                     call.heard.clear()
                 await call.say(tones)
                 await asyncio.sleep(0.3)

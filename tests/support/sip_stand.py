@@ -2,6 +2,8 @@
 
     phone (10.99.0.2, .9 is a trunk) ---- server (10.99.0.1): Kamailio, rtpengine, rtc-server
 
+With `ipv6`, telephones reach it over [fd00:99::1] from fd00:99::2 (a stranger is fd00:99::66) instead.
+
 The phone's machine also owns two networks whose addresses serve once each: STRANGERS, and TRUNKS, which call without a
 password.
 """
@@ -33,6 +35,7 @@ from .namespaces import Namespace, network
 from .server_process import ServerProcess, Value, server_process
 
 SERVER_ADDRESS, PHONE_ADDRESS, TRUNK_ADDRESS = "10.99.0.1", "10.99.0.2", "10.99.0.9"
+SERVER_IPV6, PHONE_IPV6, STRANGER_IPV6 = "fd00:99::1", "fd00:99::2", "fd00:99::66"
 STRANGERS, TRUNKS = "10.50.0.0/16", "10.60.0.0/16"
 USER, PASSWORD = "alice", "correct-horse-battery"
 OTHER_USER = "bob"
@@ -173,18 +176,22 @@ class EdgeAlone:
 
 
 @contextmanager
-def edge_alone(settings: Mapping[str, Value] | None = None) -> Iterator[EdgeAlone]:
+def edge_alone(settings: Mapping[str, Value] | None = None, *, ipv6: bool = False) -> Iterator[EdgeAlone]:
     """What is in front of a server. `settings` have dotted keys; those of [sip] and [sip_edge] are looked at."""
+    address = SERVER_IPV6 if ipv6 else SERVER_ADDRESS
     values: dict[str, Value] = {
-        "sip_edge.address": SERVER_ADDRESS,
+        "sip_edge.address": address,
         "sip_edge.allowed_addresses": [TRUNK_ADDRESS, TRUNKS],
         **(settings or {}),
     }
     with tempfile.TemporaryDirectory(prefix="sip-stand-") as name, network() as net:
         folder = Path(name)
         machine, phone = net.machine("server"), net.machine("phone")
-        _, phone_side = net.link(machine, f"{SERVER_ADDRESS}/24", phone, f"{PHONE_ADDRESS}/24")
+        server_side, phone_side = net.link(machine, f"{SERVER_ADDRESS}/24", phone, f"{PHONE_ADDRESS}/24")
         phone.ip("addr", "add", f"{TRUNK_ADDRESS}/24", "dev", phone_side)
+        machine.ip("addr", "add", f"{SERVER_IPV6}/64", "dev", server_side, "nodad")
+        for host in (PHONE_IPV6, STRANGER_IPV6):
+            phone.ip("addr", "add", f"{host}/64", "dev", phone_side, "nodad")
         for addresses in (STRANGERS, TRUNKS):
             phone.ip("route", "add", "local", addresses, "dev", "lo")
             machine.ip("route", "add", addresses, "via", PHONE_ADDRESS)
@@ -192,11 +199,11 @@ def edge_alone(settings: Mapping[str, Value] | None = None) -> Iterator[EdgeAlon
         users = UsersFile(folder / "users")
         for user in (USER, OTHER_USER):
             users.add(user, loaded.sip_edge.realm, PASSWORD)
-        certificate = ensure_certificates(folder / "certs", [SERVER_ADDRESS])
+        certificate = ensure_certificates(folder / "certs", [address])
         paths = EdgePaths(folder, users.path, certificate.certificate, certificate.private_key, NG_PORT)
-        rendered = render(loaded, SERVER_ADDRESS, paths, _registrar_password(loaded))
+        rendered = render(loaded, address, paths, _registrar_password(loaded))
         with machine.entered(), running_edge(rendered, folder, NG_PORT, loaded.sip.proxy) as (relay, proxy):
-            edge = (SERVER_ADDRESS, loaded.sip_edge.port)
+            edge = (address, loaded.sip_edge.port)
             yield EdgeAlone(machine, phone, edge, folder, relay, proxy, loaded.sip_edge.realm, loaded.sip_edge.tls_port)
             relay.check()
             proxy.check()
@@ -208,11 +215,15 @@ def sip_stand(
     edge_settings: Mapping[str, Value] | None = None,
     *,
     backend: str = "echo",
+    ipv6: bool = False,
 ) -> Iterator[Stand]:
     """`with sip_stand({"server.echo_test": True}, {"max_failed_logins": 3}) as stand:`; both edge and server are up.
     `edge_settings` are keys of [sip_edge]."""
     of_edge = {f"sip_edge.{key}": value for key, value in (edge_settings or {}).items()}
-    with edge_alone({**(settings or {}), **of_edge}) as alone, stand_behind(alone, settings, backend) as stand:
+    with (
+        edge_alone({**(settings or {}), **of_edge}, ipv6=ipv6) as alone,
+        stand_behind(alone, settings, backend) as stand,
+    ):
         yield stand
 
 
@@ -221,7 +232,7 @@ def stand_behind(
     alone: EdgeAlone, settings: Mapping[str, Value] | None = None, backend: str = "echo"
 ) -> Iterator[Stand]:
     """The server behind that edge."""
-    of_server: dict[str, Value] = {"webrtc.host_addresses": [SERVER_ADDRESS], "sip.enabled": True, **(settings or {})}
+    of_server: dict[str, Value] = {"webrtc.host_addresses": [alone.edge[0]], "sip.enabled": True, **(settings or {})}
     with alone.machine.entered(), server_process(backend, of_server) as server:
         _wait_for_calls(server)
         yield Stand(
@@ -230,7 +241,7 @@ def stand_behind(
             alone.phone,
             alone.edge,
             alone.tls_port,
-            PHONE_ADDRESS,
+            PHONE_IPV6 if alone.edge[0] == SERVER_IPV6 else PHONE_ADDRESS,
             Account(USER, PASSWORD),
             alone.realm,
             alone.folder,
