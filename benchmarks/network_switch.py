@@ -89,7 +89,7 @@ def with_phone(stand: Stand, *, is_told: bool) -> float:
         cut = time.monotonic()
         if is_told:
             caller.do("networkChanged", wait=False)
-        caller.do("soundAgain")
+        caller.do("soundAgain", drained_ms=200 if is_told else 1_000)
         heard = time.monotonic()
         caller.do("until", state="live")
         if caller.do("report")["url"] != address:

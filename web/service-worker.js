@@ -11,7 +11,7 @@
 
 const worker = /** @type {ServiceWorkerGlobalScope} */ (/** @type {unknown} */ (self));
 /** @type {{version: string, files: string[]}} */
-const shell = /** @type {any} */ (SHELL); // eslint-disable-line no-undef
+const shell = /** @type {any} */ (SHELL);
 
 const PATIENCE_MS = 4_000; // of a page that is opened: a network that swallows packets never says no
 const MAX_CLIENTS = 50;

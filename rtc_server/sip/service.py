@@ -224,7 +224,6 @@ class SipService:
         except BaseException:  # refused, or nobody waits any more: nothing was sent yet
             self._legs.pop(call_id, None)
             raise
-        await self._tell_state(call_id, "ringing", 100)
         name = sip.caller_id or "rtc-server"
         domain = host_of(sip.trunk or sip.proxy)
         self._outcomes[call_id] = Outcome("ringing")
@@ -233,6 +232,7 @@ class SipService:
         self._adapter.send(
             messages.Invite(call_id, uri, f"sip:{name}@{domain}", sdp, sip.trunk_user, password, DIAL_SECONDS)
         )
+        self._start(self._tell_state(call_id, "ringing", 100), call_id)  # not awaited: it rings
         log.info("telephone call made", extra={"call_id": call_id})
         return call_id
 

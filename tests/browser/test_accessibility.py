@@ -295,6 +295,15 @@ def test_on_a_phone_the_conversation_lies_above_the_controls_and_clear_of_notche
     session.detach()
 
 
+def test_a_keyboard_on_the_screen_leaves_the_text_field_in_view(open_page: OpenPage) -> None:
+    page = speaking(open_page(width=360, height=640, is_phone=True)).page
+    page.set_viewport_size({"width": 360, "height": 340})  # as with interactive-widget=resizes-content
+    page.locator("#composer-text").focus()
+    field = edges(page, "#composer-text")
+    assert field["bottom"] <= edges(page, ".controls")["top"]
+    assert field["top"] >= 0
+
+
 def edges(page: Page, selector: str) -> dict[str, float]:
     """Where the first such element lies, in CSS pixels."""
     found: dict[str, float] = page.evaluate(

@@ -203,4 +203,6 @@ def test_an_unplugged_microphone_is_replaced_by_another(caller: Caller) -> None:
     caller.page.wait_for_function("() => window.micTracks.length === 2")
     assert caller.phase == "live"
     assert [track["readyState"] for track in caller.tracks()] == ["ended", "live"]
+    expect(caller.page.locator("#mic-hint")).to_contain_text("The call goes on with")
+    expect(caller.page.locator("#notice")).to_be_hidden()
     caller.hangs_up()

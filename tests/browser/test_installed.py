@@ -204,6 +204,24 @@ def test_an_updated_server_never_meets_the_old_page(phone: Page, web: Path) -> N
         assert len(phone.evaluate(KEPT)) == 1
 
 
+def test_a_page_with_a_conversation_on_it_is_not_taken_away(phone: Page, web: Path) -> None:
+    phone.add_init_script("const now = Date.now; window.slept = 0; Date.now = () => now() + window.slept;")
+    port = free_port()
+    with served_at(port):
+        opens(phone, f"http://127.0.0.1:{port}")
+        (first,) = phone.evaluate(KEPT)
+        phone.get_by_role("button", name="Start call").click()
+        phone.wait_for_selector("body[data-phase=live]", timeout=SETTLE_MS)
+        change(web, "Just talk.", "Say hello.")
+        phone.evaluate("() => { window.slept = 120_000; document.dispatchEvent(new Event('visibilitychange')); }")
+        phone.evaluate(COPY_GONE, first)
+        expect(phone.locator("body")).to_have_attribute("data-phase", "live")
+        phone.get_by_role("button", name="Hang up").click()
+        notice = phone.get_by_role("region", name="There is a newer page")
+        notice.get_by_role("button", name="Load the new page").click()
+        expect(phone.get_by_role("heading", name="Say hello.")).to_be_visible()
+
+
 def change(web: Path, old: str, new: str) -> None:
     """Another headline, in another release."""
     script = web / "js" / "stage.js"

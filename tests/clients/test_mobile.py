@@ -102,6 +102,7 @@ def test_a_call_is_made_moved_lost_gone_on_with_and_ended(files: NpmClients, ech
         assert turn["heardMs"] > 400, name
         assert 800 < turn["spokenMs"] < 2_500, name
     assert seen["restart"] == {"newTag": True, "sameCall": True, "sameSource": True}
+    assert seen["relaysAsked"] >= 2, "before the call, and before the restart"
     assert seen["staleTag"] == {"status": 412, "code": "precondition_failed"}
     assert seen["staleOffer"] == {"status": 412, "code": "precondition_failed"}
     assert seen["presentTag"] == {"status": 204, "code": None}

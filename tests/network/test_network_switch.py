@@ -89,7 +89,7 @@ def test_a_phone_hears_the_rest_of_the_reply_over_the_other_network(stand: Stand
         before = caller.do("report")
         stand.networks.leave_the_wifi()
         left = time.monotonic()
-        caller.do("soundAgain")
+        caller.do("soundAgain", drained_ms=1_000)  # a busy machine delivers late; nothing is found sooner
         seconds = time.monotonic() - left
         print(f"the reply went on {seconds:.1f} s after the network was gone")
         assert seconds < LIMIT_SECONDS

@@ -50,6 +50,14 @@ def line(stand: Stand, host: str = PHONE_ADDRESS, account: Account | None = None
     return Line(host, stand.edge, account)
 
 
+def wait_for_log(stand: Stand, line: str, timeout_seconds: float = 20.0) -> None:
+    """Until the server has logged it."""
+    deadline = time.monotonic() + timeout_seconds
+    while line not in stand.server.log:
+        assert time.monotonic() < deadline, stand.logs
+        time.sleep(0.05)
+
+
 async def hold_a_call(where: Line, target: str = ECHO) -> float:
     """Call; the share of tones that came back."""
     payloads, _ = bursts(2)
@@ -257,6 +265,7 @@ def test_our_offer_over_tls_is_encrypted_and_so_is_its_answer(stand: Stand, prof
     context = ssl.create_default_context(cafile=str(stand.authority))
     host, key = TRUNK_ADDRESS.encode(), base64.b64encode(bytes(30))
     answer = b"v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio 4000 %s 0\r\n" % (host, host, profile)
+    before = stand.num_answered
     if profile == b"RTP/SAVP":
         answer += b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:%s\r\n" % key
     with (
@@ -274,10 +283,9 @@ def test_our_offer_over_tls_is_encrypted_and_so_is_its_answer(stand: Stand, prof
         if profile == b"RTP/AVP":
             wire.send(response(wire.until(lambda m: m.startswith(b"BYE ")), b"200 OK"))
         else:
-            stand.wait_for_calls(1)
+            wait_for_log(stand, f"call started call_id={stand.answered_call(before + 1)}")
             wire.send(in_dialog(ok, b"BYE", TRUNK_ADDRESS, 5080, "bye"))
             wire.until(lambda m: status_of(m) == 200 and header(m, b"CSeq").endswith(b"BYE"))
-    stand.wait_for_calls(0)
 
 
 # --- calls
@@ -360,10 +368,7 @@ def test_a_telephone_that_vanishes_is_missed(stand: Stand, tmp_path: Path) -> No
         telephone.wait_a_while(3.0)  # asked, it says that it is there
         assert f"call ended call_id={call_id}" not in stand.server.log
         telephone.freeze()
-        deadline = time.monotonic() + 40
-        while f"call ended call_id={call_id}" not in stand.server.log:
-            assert time.monotonic() < deadline, stand.logs
-            time.sleep(0.2)
+        wait_for_log(stand, f"call ended call_id={call_id}", 40.0)
         assert f"telephone call over call_id={call_id} reason=session_expired" in stand.server.log
 
 

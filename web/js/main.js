@@ -51,6 +51,7 @@ const waveform = new Waveform(byId("wave", HTMLCanvasElement), { you: byId("key-
 /** @type {import("./server.js").ServerInfo | null} */
 let info = null;
 let wasAsked = false;
+let isOutdated = false;
 let hasTalked = false;
 let isRecorded = false;
 let isTesting = false;
@@ -66,6 +67,7 @@ flow.addEventListener("change", () => {
   if (flow.waiting) showWaiting(flow.waiting);
   else if (flow.isBusy && flow.phase !== "lost") notice.hide();
   show();
+  takeNewPage();
 });
 flow.addEventListener("call", () => {
   isRecorded = false;
@@ -294,13 +296,19 @@ async function refreshInfo() {
   show();
 }
 
-/** The server has another page: take it at once, unless that would take captions, a call or a text away. */
 shell.addEventListener("replaced", () => {
-  if (!flow.isBusy && !hasTalked && !composerText.value) return location.reload();
+  isOutdated = true;
+  takeNewPage();
+});
+
+/** The server has another page: take it at once, unless that would take captions, a call or a text away. */
+function takeNewPage() {
+  if (!isOutdated || flow.isBusy) return;
+  if (!hasTalked && !composerText.value) return location.reload();
   const text = "The server was updated while this page was open.";
   const reload = { label: "Load the new page", act: () => location.reload() };
   notice.show({ title: "There is a newer page", text, steps: [], tone: "calm" }, [reload]);
-});
+}
 
 async function watchServer() {
   await refreshInfo();

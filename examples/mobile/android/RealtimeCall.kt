@@ -88,6 +88,7 @@ class RealtimeCall(
     private var candidates = mutableListOf<String>() // ours, which the server does not know yet
     private var isTrickling = false
     private var resumeToken: String? = null
+    private var relaysUntil = 0L // when the credentials of the TURN servers end
     private var packets = 0L
     private var packetAt = 0L
     private var recovering: Job? = null
@@ -145,12 +146,14 @@ class RealtimeCall(
 
     // --- 1. offer and answer
 
+    private fun configured(servers: List<PeerConnection.IceServer>) = PeerConnection.RTCConfiguration(servers).apply {
+        bundlePolicy = PeerConnection.BundlePolicy.MAXBUNDLE
+        sdpSemantics = PeerConnection.SdpSemantics.UNIFIED_PLAN
+        continualGatheringPolicy = PeerConnection.ContinualGatheringPolicy.GATHER_CONTINUALLY
+    }
+
     private suspend fun connect(token: String?) {
-        val configuration = PeerConnection.RTCConfiguration(iceServers()).apply {
-            bundlePolicy = PeerConnection.BundlePolicy.MAXBUNDLE
-            sdpSemantics = PeerConnection.SdpSemantics.UNIFIED_PLAN
-            continualGatheringPolicy = PeerConnection.ContinualGatheringPolicy.GATHER_CONTINUALLY
-        }
+        val configuration = configured(iceServers())
         val observer = Observer()
         val made = factory.createPeerConnection(configuration, observer) ?: throw NoMediaPath()
         observer.owner = made
@@ -184,9 +187,10 @@ class RealtimeCall(
         old?.dispose()
     }
 
-    private suspend fun iceServers(): List<PeerConnection.IceServer> {
-        val body = request("GET", "$base/realtime/ice-servers").body
-        val found = JSONObject(body).optJSONArray("iceServers") ?: JSONArray()
+    private suspend fun iceServers(ms: Long = REQUEST_MS): List<PeerConnection.IceServer> {
+        val body = JSONObject(request("GET", "$base/realtime/ice-servers", ms = ms).body)
+        relaysUntil = SystemClock.elapsedRealtime() + body.optLong("ttl") * 1_000
+        val found = body.optJSONArray("iceServers") ?: JSONArray()
         return (0 until found.length()).map { found.getJSONObject(it) }.map { server ->
             val urls = server.optJSONArray("urls")?.let { all -> (0 until all.length()).map(all::getString) }
                 ?: listOf(server.getString("urls"))
@@ -289,6 +293,9 @@ class RealtimeCall(
         val moved = pc ?: return false
         val begun = SystemClock.elapsedRealtime()
         val known = news
+        if (begun > relaysUntil) { // without a network the old ones stay
+            runCatching { iceServers(PATCH_MS) }.onSuccess { moved.setConfiguration(configured(it)) }
+        }
         etag = null
         candidates = mutableListOf()
         val restart = MediaConstraints().apply { mandatory.add(MediaConstraints.KeyValuePair("IceRestart", "true")) }

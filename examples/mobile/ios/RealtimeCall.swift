@@ -46,6 +46,7 @@ final class RealtimeCall: NSObject, ObservableObject {
     private var candidates: [String] = []  // ours, which the server does not know yet
     private var isTrickling = false
     private var resumeToken: String?
+    private var relaysUntil = Date.distantPast  // when the credentials of the TURN servers end
     private var packets = 0
     private var packetAt = Date.distantPast
     private var isRecovering = false
@@ -160,9 +161,10 @@ final class RealtimeCall: NSObject, ObservableObject {
         old?.close()
     }
 
-    private func iceServers() async throws -> [RTCIceServer] {
-        let (body, _) = try await request("GET", base.appending(path: "realtime/ice-servers"))
+    private func iceServers(seconds: Double = RealtimeCall.requestSeconds) async throws -> [RTCIceServer] {
+        let (body, _) = try await request("GET", base.appending(path: "realtime/ice-servers"), seconds: seconds)
         let found = try JSONSerialization.jsonObject(with: body) as? [String: Any]
+        relaysUntil = Date().addingTimeInterval((found?["ttl"] as? NSNumber)?.doubleValue ?? 0)
         return (found?["iceServers"] as? [[String: Any]] ?? []).map { server in
             let urls = server["urls"] as? [String] ?? [server["urls"] as? String].compactMap { $0 }
             let name = server["username"] as? String
@@ -259,6 +261,11 @@ final class RealtimeCall: NSObject, ObservableObject {
     private func restartIce() async throws -> Bool {
         guard let pc else { return false }
         let (begun, known) = (Date(), news)
+        if begun > relaysUntil, let servers = try? await iceServers(seconds: Self.patchSeconds) {
+            let configuration = pc.configuration
+            configuration.iceServers = servers
+            pc.setConfiguration(configuration)  // without a network the old ones stay
+        }
         (etag, candidates) = (nil, [])
         let restart = RTCMediaConstraints(
             mandatoryConstraints: [kRTCMediaConstraintsIceRestart: kRTCMediaConstraintsValueTrue],

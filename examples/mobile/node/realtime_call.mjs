@@ -32,6 +32,7 @@ export class RealtimeCall {
   #candidates = []; // ours, which the server does not know yet
   #trickling = null;
   #resumeToken = null;
+  #relaysUntil = 0; // when the credentials of the TURN servers end, `performance.now()`
   #packets = 0;
   #packetAt = 0;
   #recovering = null;
@@ -107,8 +108,7 @@ export class RealtimeCall {
   // --- 1. offer and answer
 
   async #connect(resumeToken) {
-    const { iceServers } = await (await this.#request("GET", `${this.url}/realtime/ice-servers`)).json();
-    const pc = new wrtc.RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    const pc = new wrtc.RTCPeerConnection({ iceServers: await this.#iceServers(), bundlePolicy: "max-bundle" });
     const old = this.#pc;
     try {
       pc.addTrack(this.track);
@@ -137,6 +137,13 @@ export class RealtimeCall {
     }
     // Not before: a connection that is closed says goodbye, and that would end the session.
     old?.close();
+  }
+
+  async #iceServers(ms = REQUEST_MS) {
+    const reply = await this.#request("GET", `${this.url}/realtime/ice-servers`, undefined, undefined, undefined, ms);
+    const { iceServers, ttl } = await reply.json();
+    this.#relaysUntil = performance.now() + ttl * 1_000;
+    return iceServers;
   }
 
   async #connected(pc, channel) {
@@ -217,6 +224,10 @@ export class RealtimeCall {
   async restartIce() {
     const [pc, news] = [this.#pc, this.#news];
     const begun = performance.now();
+    if (begun > this.#relaysUntil) {
+      const iceServers = await this.#iceServers(PATCH_MS).catch(() => null); // without a network: the old ones
+      if (iceServers) pc.setConfiguration({ iceServers, bundlePolicy: "max-bundle" });
+    }
     [this.#etag, this.#candidates] = [null, []];
     await pc.setLocalDescription(await pc.createOffer({ iceRestart: true }));
     const reply = await this.#offerAgain(pc.localDescription.sdp);

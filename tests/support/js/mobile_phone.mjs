@@ -6,7 +6,6 @@ import { createInterface } from "node:readline";
 import { RealtimeCall } from "./realtime_call.mjs";
 import { Ear, Microphone, readWav } from "./sound.mjs";
 
-const DRAINED_MS = 200; // the last packets are in, and statistics are not older than 50 ms
 const LATEST = 5;
 
 const given = JSON.parse(process.argv[2]);
@@ -62,9 +61,10 @@ const commands = {
     const since = performance.now();
     await until("a sound", () => ear.heardAt > since);
   },
-  /** After the network was lost: the first packet. */
-  packet: async () => {
-    await new Promise((resolve) => setTimeout(resolve, DRAINED_MS));
+  /** After the network was lost: the first packet. Those of the first `drained_ms` count as being from before; statistics
+   * are up to 50 ms old. */
+  packet: async ({ drained_ms: drained = 200 }) => {
+    await new Promise((resolve) => setTimeout(resolve, drained));
     const before = await received();
     let now = before;
     await until("a packet", () => {
@@ -72,8 +72,8 @@ const commands = {
       return now !== before;
     });
   },
-  soundAgain: async () => {
-    await commands.packet();
+  soundAgain: async (fields) => {
+    await commands.packet(fields);
     await commands.sound();
   },
   report: async () => {
