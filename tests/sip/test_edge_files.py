@@ -194,6 +194,29 @@ def test_what_a_killed_part_had_started_ends_too(tmp_path: Path, is_stopped: boo
         time.sleep(0.01)
 
 
+def test_parts_end_when_whoever_started_them_is_killed(tmp_path: Path) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed (package util-linux)")
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from rtc_server.sip.edge.run import start_part\n"
+        "print(start_part('rtpengine', ['sleep', '60'], Path(sys.argv[1])).process.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "log"], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        part = psutil.Process(int(owner.stdout.readline()))
+        deadline = time.monotonic() + 20
+        while part.name() != "sleep":  # setpriv is done
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        owner.kill()
+    while part.is_running() and part.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_port_of_somebody_else_is_named() -> None:
     import socket
 

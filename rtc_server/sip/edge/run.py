@@ -140,13 +140,16 @@ class Part:
 def start_part(
     name: str, command: Sequence[str], log_path: Path | None, environment: Mapping[str, str] | None = None
 ) -> Part:
-    """Start a program in a process group of its own: Ctrl-C is for us, who end the parts in order. Raises EdgeError."""
-    program = find_program(command[0]) or command[0]
+    """Start a program in a process group of its own: Ctrl-C is for us, who end the parts in order. It gets SIGTERM when
+    the thread that started it is gone, killed for example. Raises EdgeError."""
+    program = find_program(command[0])
+    setpriv = shutil.which("setpriv")  # of util-linux, which is everywhere but in the smallest containers
+    bound = (setpriv, "--pdeathsig", "TERM") if setpriv and program else ()
     try:
         log = log_path.open("wb") if log_path is not None else None
         try:
             process = subprocess.Popen(
-                [program, *command[1:]],
+                [*bound, program or command[0], *command[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT if log is not None else None,
