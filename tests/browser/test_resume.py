@@ -19,8 +19,8 @@ def test_a_page_goes_on_after_its_media_worker_was_killed(open_page: OpenPage) -
         caller.types("Remember 42.")
         expect(caller.replies()).to_contain_text(["Remember 42."])
         caller.page.wait_for_timeout(1_500)  # the snapshot leaves the worker; a killed process cannot be asked
-        workers(server)[0].kill()
-        caller.page.wait_for_selector("body[data-phase=lost]", timeout=30_000)
+        with caller.page.expect_response(lambda reply: "resume=" in reply.url and reply.ok, timeout=30_000):
+            workers(server)[0].kill()
         caller.page.wait_for_selector("body[data-phase=live]", timeout=60_000)
         expect(caller.replies()).to_have_count(1)
         expect(caller.said()).to_have_text(["Remember 42."])

@@ -69,8 +69,9 @@ class ServerProcess:
     @property
     def num_calls(self) -> int:
         """Calls that the server holds now."""
-        calls = self.get_json("/v1/info")[1]["calls"]
-        assert isinstance(calls, int)
+        status, told = self.get_json("/v1/info")
+        calls = told.get("calls")
+        assert isinstance(calls, int), f"the server told {status} instead: {told}"
         return calls
 
     def wait_until_ready(self, timeout_seconds: float = READY_SECONDS) -> None:

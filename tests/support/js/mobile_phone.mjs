@@ -61,6 +61,7 @@ const commands = {
     const since = performance.now();
     await until("a sound", () => ear.heardAt > since);
   },
+  heard: ({ ms }) => until(`${ms} ms of sound`, () => ear.loud * 10 >= ms),
   /** After the network was lost: the first packet. Those of the first `drained_ms` count as being from before; statistics
    * are up to 50 ms old. */
   packet: async ({ drained_ms: drained = 200 }) => {
