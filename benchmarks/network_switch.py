@@ -31,8 +31,8 @@ from rich.table import Table
 
 from benchmarks.support.machine import ROOT, percentiles, provenance, require_root_and_programs
 from benchmarks.support.server import BenchmarkError
-from tests.browser.caller import Caller
-from tests.browser.chromium import LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
+from tests.browser.caller import in_a_call
+from tests.browser.chromium import LEAD_SECONDS, SPEECH, chromium, write_microphone
 from tests.support.npm_clients import NpmClients
 from tests.support.phone import phone, phone_files
 from tests.support.two_networks import PAGE, PAGE_FLAGS, TwoNetworks, two_networks
@@ -54,15 +54,8 @@ class Stand:
 
 def with_chromium(stand: Stand) -> float:
     """One call; ms from the cut to the first sound again."""
-    context = stand.browser.new_context()
-    try:
-        page = context.new_page()
-        allow_microphone(page, PAGE)
-        caller = Caller(page, PAGE)
-        caller.opens_the_page()
-        caller.says_nothing()
-        caller.calls()
-        page.wait_for_timeout(IDLE_SECONDS * 1e3)
+    with in_a_call(stand.browser, PAGE) as caller:
+        caller.page.wait_for_timeout(IDLE_SECONDS * 1e3)
         caller.types(QUESTION)
         caller.hears_sound()
         stand.networks.leave_the_wifi()
@@ -72,8 +65,6 @@ def with_chromium(stand: Stand) -> float:
         heard = time.monotonic()
         stand.networks.come_back()
         caller.hangs_up()
-    finally:
-        context.close()
     return (heard - cut) * 1e3
 
 

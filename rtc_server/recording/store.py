@@ -89,8 +89,8 @@ class RecordingStore:
         self.notice = read_notice(Path(settings.notice_sound) if settings.notice_sound else BUNDLED)
         """The sentence that callers hear, and its rate."""
         self._key = read_key(Path(settings.key_file)) if settings.key_file else None
-        # Sound beyond MAX_WAITING ends its recording (`add`); what else is put in is one message per recording's life.
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        # What is put in beside sound is a few messages per recording's life.
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()  # `add` ends a recording beyond MAX_WAITING
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
         self._thread.start()
 

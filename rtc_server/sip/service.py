@@ -52,9 +52,8 @@ OWNER = ("telephone",)
 ECHO_USER = "echo"
 """Calls to this name are echo tests, where `server.echo_test` is on."""
 DIAL_SECONDS = 60.0  # a telephone that rings so long is not answered any more
-MAX_CALLING = (
-    16  # telephones that we let ring at once: they hold no places, and legs of the adapter that callers need too
-)
+MAX_CALLING = 16
+"""Telephones that we let ring at once: they hold no places, and legs of the adapter that callers need too."""
 KEPT_OUTCOMES = 1_000  # of calls that were made; the oldest are forgotten
 STATE_EVENT = "rtc_server.sip.state"
 NOT_ACCEPTABLE, UNAVAILABLE, NO_ANSWER = 488, 503, 480

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.chromium import allow_microphone
 
@@ -146,3 +148,17 @@ class Caller:
 
     def _wait(self, condition: str, argument: float) -> None:
         self.page.wait_for_function(condition, arg=argument, timeout=REPLY_MS, polling=20)
+
+
+@contextmanager
+def in_a_call(browser: Browser, url: str) -> Iterator[Caller]:
+    """Somebody who is in a call and only types; his page goes at the end, whatever happened."""
+    context = browser.new_context()
+    try:
+        caller = Caller(context.new_page(), url)
+        caller.opens_the_page()
+        caller.says_nothing()
+        caller.calls()
+        yield caller
+    finally:
+        context.close()

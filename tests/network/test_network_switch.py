@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.caller import REPLY_MS, Caller
-from tests.browser.chromium import LEAD_SECONDS, SPEECH, allow_microphone, chromium, write_microphone
+from tests.browser.caller import REPLY_MS, in_a_call
+from tests.browser.chromium import LEAD_SECONDS, SPEECH, chromium, write_microphone
 from tests.support.namespaces import require_namespaces
 from tests.support.npm_clients import NpmClients
 from tests.support.phone import phone, phone_files
@@ -55,14 +55,7 @@ def no_leaked_threads(no_leaked_processes_and_sockets: None, stand: Stand, no_le
 
 
 def test_the_rest_of_the_reply_is_heard_over_the_other_network(stand: Stand) -> None:
-    context = stand.browser.new_context()
-    try:
-        page = context.new_page()
-        allow_microphone(page, PAGE)
-        caller = Caller(page, PAGE)
-        caller.opens_the_page()
-        caller.says_nothing()
-        caller.calls()
+    with in_a_call(stand.browser, PAGE) as caller:
         caller.types(LONG_QUESTION)
         caller.hears_sound()
         stand.networks.leave_the_wifi()
@@ -76,8 +69,6 @@ def test_the_rest_of_the_reply_is_heard_over_the_other_network(stand: Stand) -> 
         expect(caller.replies()).to_have_count(1)
         stand.networks.come_back()
         caller.hangs_up()
-    finally:
-        context.close()
 
 
 def test_a_phone_hears_the_rest_of_the_reply_over_the_other_network(stand: Stand, files: NpmClients) -> None:
