@@ -5,7 +5,7 @@ import { WHEPClient } from "whip-whep/whep.js";
 import { WHIPClient } from "whip-whep/whip.js";
 
 import { Room } from "./browser_room.mjs";
-import { Dialogue, pause } from "./dialogue.mjs";
+import { Dialogue } from "./dialogue.mjs";
 
 window.run = async (given) => {
   const dialogue = new Dialogue((name) => room.say(name));
@@ -28,12 +28,13 @@ window.run = async (given) => {
     }
     let restart = null;
     if (given.restarts) {
-      const before = await ports(speaking);
+      const before = await dialogue.until(() => ports(speaking), "a pair of candidates in use");
       await whip.restart();
       await dialogue.until(() => whip.restartIce === null, "the answer to the restart");
-      await pause(200);
+      const isNew = (pair) => pair !== null && pair[0] !== before[0];
+      await dialogue.until(() => isNew(ports(speaking)), "a pair of candidates that was gathered anew");
       await isConnected(speaking);
-      restart = { before, after: await ports(speaking) };
+      restart = { before, after: ports(speaking) };
     }
     const turns = await dialogue.runBySound();
     return dialogue.report({ ...turns, restart, resource: whip.resourceURL.pathname });
@@ -44,11 +45,9 @@ window.run = async (given) => {
   }
 };
 
-// Local and remote port of the pair in use.
-async function ports(peer) {
-  const stats = [...(await peer.getStats()).values()];
-  const transport = stats.find(({ type }) => type === "transport");
-  const pair = stats.find(({ id }) => id === transport.selectedCandidatePairId);
-  const port = (id) => stats.find((entry) => entry.id === id)?.port;
-  return [port(pair.localCandidateId), port(pair.remoteCandidateId)];
+// Local and remote port of the pair in use, null where there is none yet. Not from getStats(): it keeps what it found
+// for a while, and can tell of no pair on a connection that is connected.
+function ports(peer) {
+  const pair = peer.getSenders()[0].transport?.iceTransport.getSelectedCandidatePair();
+  return pair ? [pair.local.port, pair.remote.port] : null;
 }
