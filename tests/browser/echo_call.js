@@ -61,16 +61,13 @@ window.echoCall = {
 
   async stats() {
     const found = {};
-    for (const entry of (await this.pc.getStats()).values()) {
+    const all = await this.pc.getStats();
+    for (const entry of all.values()) {
       if (["inbound-rtp", "outbound-rtp", "remote-inbound-rtp", "transport"].includes(entry.type)) found[entry.type] = entry;
       if (entry.type === "codec") (found.codecs ??= []).push(entry);
     }
-    const transport = found.transport;
-    if (transport?.selectedCandidatePairId) {
-      const all = await this.pc.getStats();
-      const pair = all.get(transport.selectedCandidatePairId);
-      found.pair = { ...pair, remotePort: all.get(pair.remoteCandidateId)?.port };
-    }
+    const pair = all.get(found.transport?.selectedCandidatePairId);
+    if (pair) found.pair = { ...pair, remotePort: all.get(pair.remoteCandidateId)?.port };
     return found;
   },
 
