@@ -12,7 +12,7 @@ from . import call, certs, check, cluster, config, doctor, keys, loadtest, model
 EPILOG = """
 First steps:
 
-  rtc-server models fetch     get the embedded models (once, about 160 MB)
+  rtc-server models fetch     get the embedded models (once, about 150 MB)
 
   rtc-server serve            start; open the printed address and speak
 
