@@ -74,12 +74,12 @@ class ProcessNode:
         self._calls: set[str] = set()
         self._offered: set[str] = set()  # what we offered and nobody has answered yet: each is hung up or answered
         self._listeners: set[str] = set()
-        self._num_answering = 0
         self._underruns = 0
         self._played_seconds = 0.0
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._replies: dict[int, asyncio.Future[Any]] = {}
-        self._new_calls: dict[int, Callable[[Any], str]] = {}  # by the request that starts one: its id, from the result
+        # By the request that starts a call, until it is answered: its id, from the result. Each holds a place.
+        self._new_calls: dict[int, Callable[[Any], str]] = {}
         self._channels: dict[int, WindowedChannel] = {}
         self._next_number = 0
         self._is_ready = False
@@ -94,7 +94,7 @@ class ProcessNode:
 
     @property
     def load(self) -> NodeLoad:
-        calls = len(self._calls) + self._num_answering
+        calls = len(self._calls) + len(self._new_calls)
         return NodeLoad(calls, self._is_ready, self._underruns, self._played_seconds)
 
     def holds(self, call_id: str) -> bool:
@@ -115,11 +115,7 @@ class ProcessNode:
 
     async def answer(self, request: OfferRequest) -> Answer:
         """See `MediaNode`."""
-        self._num_answering += 1
-        try:
-            answer: Answer = await self._ask("answer", request, new_call=lambda answer: str(answer.call_id))
-        finally:
-            self._num_answering -= 1
+        answer: Answer = await self._ask("answer", request, new_call=lambda answer: str(answer.call_id))
         return answer
 
     async def open_channel(self, request: ChannelRequest, peer: ChannelPeer) -> Channel:
@@ -129,16 +125,13 @@ class ProcessNode:
         self._next_number += 1
         number = self._next_number
         channel = self._channels[number] = WindowedChannel(peer, lambda: self._forget_channel(number))
-        is_new = request.call_id is None
-        self._num_answering += is_new
         try:
-            call_id = await self._ask("open_channel", number, request, new_call=str if is_new else None)
+            new_call = str if request.call_id is None else None
+            call_id = await self._ask("open_channel", number, request, new_call=new_call)
         except BaseException:  # refused, or nobody waits any more: the worker may have opened it
             channel.close()
             self._write(ChannelClosed(number))
             raise
-        finally:
-            self._num_answering -= is_new
         channel.connect(call_id, _RemoteLine(number, self._write))
         return channel
 
@@ -150,11 +143,9 @@ class ProcessNode:
 
     async def accept_answer(self, call_id: str, answer: Offer) -> str:
         """See `MediaNode`."""
-        self._num_answering += 1
         try:
             return str(await self._ask("accept_answer", call_id, answer, new_call=str))
         finally:
-            self._num_answering -= 1
             self._offered.discard(call_id)
 
     async def listen(self, request: ListenRequest) -> Answer:
@@ -372,10 +363,12 @@ class ProcessNode:
             case Reply(number, result, failure):
                 reply = self._replies.get(number)
                 if reply is not None and not reply.done():
+                    # Here and not where it is waited for: a call's end may be the very next message, and until the
+                    # task that waits goes on, the call must neither be missed nor be counted twice.
+                    call_id_of = self._new_calls.pop(number, None)
                     if failure is None:
-                        # Counted here and not where it is waited for: its end may be the very next message.
-                        if number in self._new_calls:
-                            self._calls.add(self._new_calls[number](result))
+                        if call_id_of is not None:
+                            self._calls.add(call_id_of(result))
                         reply.set_result(result)
                     else:
                         reply.set_exception(failure.error())
@@ -413,6 +406,7 @@ class ProcessNode:
         lost = (*self._calls, *self._offered)
         self._calls.clear()
         self._offered.clear()
+        self._new_calls.clear()
         self._tell_ended(lost)
         for channel in list(self._channels.values()):
             channel.on_closed(INTERNAL_ERROR, WORKER_LOST)

@@ -6,16 +6,33 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
+from rtc_server.app.server import create_engine_client
+from rtc_server.config import load_settings
+from rtc_server.media.node import ChannelRequest
+from rtc_server.media.owners import Caller
+from rtc_server.media.process import ProcessNode
+from rtc_server.media.router import MediaRouter
 from tests.support.live_call import LiveCall, live_call
+from tests.support.running_server import DEFAULTS
 from tests.support.sdp_peer import sdp_peer
 from tests.support.server_process import ServerProcess, server_process
 
 SETTINGS = {"server.media_workers": 2, "turns.vad": "webrtcvad", "server.tls": False}
+NUM_AT_ONCE = 4
+
+
+class Unheard:
+    """A `ChannelPeer` that listens to nothing."""
+
+    def on_data(self, data: str | bytes) -> None: ...
+
+    def on_closed(self, code: int, reason: str) -> None: ...
 
 
 @pytest.fixture
@@ -43,6 +60,37 @@ def media_port(call: LiveCall) -> int:
 def worker_of(server: ServerProcess, call: LiveCall) -> psutil.Process:
     port = media_port(call)
     return next(w for w in workers(server) if any(c.laddr.port == port for c in w.net_connections("udp")))
+
+
+async def test_calls_set_up_at_once_hold_one_place_each_at_every_moment(tmp_path: Path) -> None:
+    settings = load_settings(None, {**DEFAULTS, "engine.isolation": "process"})
+    engine_path = str(tmp_path / "engine.sock")
+    engine = create_engine_client(settings, engine_path)
+    node = ProcessNode(settings, 0, engine_path)
+    router = MediaRouter([node], NUM_AT_ONCE)
+    held: list[int] = []
+
+    async def watch() -> None:
+        while True:  # on every turn of the event loop
+            held.append(router.num_calls)
+            await asyncio.sleep(0)
+
+    await engine.start()
+    node.start()
+    try:
+        await node.wait_ready()
+        router.open()
+        watching = asyncio.create_task(watch())
+        caller = Caller(("key", "k1"))
+        starting = (router.open_channel(ChannelRequest(), Unheard(), caller) for _ in range(NUM_AT_ONCE))
+        channels = await asyncio.gather(*starting)
+        watching.cancel()
+        assert max(held) == NUM_AT_ONCE, "one more would be refused although there is a place"
+        for channel in channels:
+            channel.close()
+    finally:
+        await router.close(1.0)
+        await engine.close()
 
 
 async def test_two_workers_share_the_calls_and_one_engine(server: ServerProcess) -> None:
