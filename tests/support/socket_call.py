@@ -64,7 +64,10 @@ class SocketCall:
         """The `count`-th event of a kind, waited for."""
         async with asyncio.timeout(timeout_s):
             while len(found := self.all(kind)) < count:
-                assert self.close_code is None, f"closed with {self.close_code}; got {self.kinds()}"
+                assert self.close_code is None, (
+                    f"closed with {self.close_code} before '{kind}'; last error {self.all('error')[-1:]}; "
+                    f"got {len(self.events)} events, last {self.kinds()[-20:]}"
+                )
                 self._news.clear()
                 await self._news.wait()
         return found[count - 1]
