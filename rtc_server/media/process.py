@@ -1,6 +1,7 @@
 """A media node in a process of its own: started, asked, restarted with back-off when it dies.
 
-What is known of its calls here is what was answered and has not ended, so admission never waits for a message.
+What is known of its calls here is what is being set up, or was answered and has not ended, so admission never waits for
+a message.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ class ProcessNode:
         self._next_number += 1
         number = self._next_number
         channel = self._channels[number] = WindowedChannel(peer, lambda: self._forget_channel(number))
+        new_call = str if request.call_id is None else None
         try:
-            new_call = str if request.call_id is None else None
             call_id = await self._ask("open_channel", number, request, new_call=new_call)
         except BaseException:  # refused, or nobody waits any more: the worker may have opened it
             channel.close()

@@ -15,9 +15,9 @@ import pytest
 from rtc_server.app.server import create_engine_client
 from rtc_server.config import load_settings
 from rtc_server.media.node import ChannelRequest
-from rtc_server.media.owners import Caller
 from rtc_server.media.process import ProcessNode
 from rtc_server.media.router import MediaRouter
+from tests.media.test_router import CALLER, NoPeer
 from tests.support.live_call import LiveCall, live_call
 from tests.support.running_server import DEFAULTS
 from tests.support.sdp_peer import sdp_peer
@@ -25,14 +25,6 @@ from tests.support.server_process import ServerProcess, server_process
 
 SETTINGS = {"server.media_workers": 2, "turns.vad": "webrtcvad", "server.tls": False}
 NUM_AT_ONCE = 4
-
-
-class Unheard:
-    """A `ChannelPeer` that listens to nothing."""
-
-    def on_data(self, data: str | bytes) -> None: ...
-
-    def on_closed(self, code: int, reason: str) -> None: ...
 
 
 @pytest.fixture
@@ -81,10 +73,11 @@ async def test_calls_set_up_at_once_hold_one_place_each_at_every_moment(tmp_path
         await node.wait_ready()
         router.open()
         watching = asyncio.create_task(watch())
-        caller = Caller(("key", "k1"))
-        starting = (router.open_channel(ChannelRequest(), Unheard(), caller) for _ in range(NUM_AT_ONCE))
-        channels = await asyncio.gather(*starting)
-        watching.cancel()
+        starting = (router.open_channel(ChannelRequest(), NoPeer(), CALLER) for _ in range(NUM_AT_ONCE))
+        try:
+            channels = await asyncio.gather(*starting)
+        finally:
+            watching.cancel()
         assert max(held) == NUM_AT_ONCE, "one more would be refused although there is a place"
         for channel in channels:
             channel.close()
